@@ -1,0 +1,51 @@
+# demo and test make the environments they need: Python 3.10+ and pip are enough.
+PYTHON ?= python3
+RUNTIME := .venv-runtime
+DEV := .venv
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+.PHONY: demo test lint types bench graphs wheel clean
+
+# The package as users get it: torch-free.
+$(RUNTIME)/.installed: pyproject.toml constraints.txt $(shell find src -type f -not -name '*.pyc')
+	$(PYTHON) -m venv $(RUNTIME)
+	$(RUNTIME)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt .
+	touch $@
+
+$(DEV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt torch==2.13.0
+	$(DEV)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(RUNTIME)/.installed
+	mkdir -p demo
+	$(RUNTIME)/bin/mobile-sam segment examples/chelsea.png --box 90,20,420,285 -o demo/chelsea_overlay.png
+	$(RUNTIME)/bin/mobile-sam segment examples/chelsea.png --box 90,20,420,285 --style cutout -o demo/chelsea_cutout.png
+	@echo "Open $(CURDIR)/demo/chelsea_overlay.png and $(CURDIR)/demo/chelsea_cutout.png"
+
+test: $(DEV)/.installed
+	$(DEV)/bin/python -m pytest
+
+lint: $(DEV)/.installed
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
+
+types: $(DEV)/.installed
+	$(DEV)/bin/mypy
+
+# The ONNX graphs in the wheel, traced anew from the PyTorch modules.
+graphs: $(DEV)/.installed
+	$(DEV)/bin/python scripts/export_graphs.py
+
+wheel: $(DEV)/.installed
+	$(DEV)/bin/python -m build --wheel --outdir dist .
+
+# Against the original code, in an environment of its own: make bench CHECKPOINT=mobile_sam.pt
+bench: $(DEV)/.installed
+	$(PYTHON) benchmarks/make_original_env.py .venv-original
+	$(DEV)/bin/python benchmarks/against_original.py --original-python .venv-original/bin/python \
+		--our-python $(DEV)/bin/python --checkpoint $(CHECKPOINT) --pictures examples/*.png examples/*.jpg
+
+clean:
+	rm -rf .venv* build dist demo
