@@ -1,0 +1,1 @@
+"""What every part stands on, without PyTorch: errors, geometry, masks, pictures in and out, drawing."""

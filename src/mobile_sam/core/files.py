@@ -1,0 +1,57 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what is written there takes the place of `path` when the block ends well.
+
+    A reader sees the old file or the new one, never a part, and an error leaves the old file and no other. The
+    temporary name keeps the suffix, since many writers choose the format by it. A link is followed, not replaced.
+
+    Args:
+        path: where the file shall be; its folder must exist.
+
+    Yields:
+        A path in the same folder, where nothing exists yet.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist.
+        NotADirectoryError: if its parent is a file.
+        IsADirectoryError: if `path` is a folder.
+        ValueError: if `path` is a device or a pipe, which could only be destroyed by replacing it.
+    """
+    target = Path(os.path.realpath(path))
+    folder = target.parent
+    if not folder.exists():
+        raise FileNotFoundError(f"cannot write {os.fspath(path)}: the folder {folder} does not exist; create it first")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"cannot write {os.fspath(path)}: {folder} is a file, not a folder")
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {os.fspath(path)}: it is a folder; name a file inside it")
+    if target.exists() and not target.is_file():
+        raise ValueError(f"cannot write {os.fspath(path)}: it is no regular file and would be replaced; name a file")
+    temporary = folder / f".mobile-sam-{secrets.token_hex(8)}{target.suffix}"
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """Write text as UTF-8 with the line ends it has, through `atomic_path`.
+
+    Raises:
+        OSError, ValueError: as `atomic_path` does.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")

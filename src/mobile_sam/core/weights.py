@@ -1,0 +1,173 @@
+"""The bundled weights: where they are, what they are, and whether they are whole.
+
+One safetensors file holds every weight once. The ONNX graphs beside it hold none: their initializers point into that
+file (ONNX "external data" at an offset). See docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobile_sam.core.errors import WeightsError
+
+BUNDLED_NAMES = ("mobile_sam", "mobile_sam.pt")
+"""What users call the bundled weights where a path is expected."""
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """Where the bundled weights come from."""
+
+    source_url: str
+    source_sha256: str  # of the official .pt file
+    file_name: str
+    file_sha256: str  # of the safetensors file made from it by scripts/convert_weights.py
+    licence: str
+
+
+BUNDLED = WeightsRecord(
+    source_url="https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
+    source_sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+    file_name="mobile_sam.safetensors",
+    file_sha256="299ca8417fba97b6a2921ba41ff58caf6186167a61323eff5996ca092b593b77",
+    licence="Apache-2.0",
+)
+
+
+FINGERPRINT_VALUES = 64  # of each tensor
+
+
+def bundled_folder() -> Path:
+    """Return the folder of the wheel that holds the weights and the ONNX graphs."""
+    return Path(__file__).resolve().parent.parent / "weights"
+
+
+def bundled_weights_path() -> Path:
+    """Return the path of the bundled safetensors file."""
+    return bundled_folder() / BUNDLED.file_name
+
+
+def is_bundled_name(name: str | Path) -> bool:
+    """Tell whether `name` means the bundled weights: "mobile_sam" or "mobile_sam.pt", unless such a file exists."""
+    return str(name) in BUNDLED_NAMES and not Path(name).is_file()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+        return digest.hexdigest()
+
+
+def verify_bundled_weights() -> None:
+    """Check that the bundled file is the one that was released.
+
+    Raises:
+        WeightsError: the file is missing or its sha256 differs.
+    """
+    path = bundled_weights_path()
+    advice = "reinstall with `pip install --force-reinstall mobile-sam`"
+    if not path.is_file():
+        raise WeightsError(f"the bundled weights are missing: {path}; {advice}")
+    found = sha256_of_file(path)
+    if found != BUNDLED.file_sha256:
+        raise WeightsError(
+            f"the bundled weights are damaged: {path} has sha256 {found}, expected {BUNDLED.file_sha256}; {advice}"
+        )
+
+
+def read_safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Read the table of contents of a safetensors file.
+
+    The layout is public: 8 bytes little-endian header length, a JSON header, then the bytes of the tensors.
+    (The safetensors library does not tell offsets within the file, which external data needs.)
+
+    Returns:
+        The header ({name: {"dtype", "shape", "data_offsets"}} and perhaps "__metadata__") and the offset in the file
+        at which the tensors' bytes begin.
+
+    Raises:
+        WeightsError: the file is too short or its header is not JSON.
+    """
+    file_bytes = path.stat().st_size
+    with open(path, "rb") as file:
+        prefix = file.read(8)
+        header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+        if not 2 <= header_bytes <= min(file_bytes - 8, 100_000_000):
+            raise WeightsError(f"{path} is not a safetensors file: its header does not fit in its {file_bytes} bytes")
+        text = file.read(header_bytes)
+    try:
+        header = json.loads(text)
+    except ValueError as error:
+        raise WeightsError(f"{path} is not a safetensors file: its header is not JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise WeightsError(f"{path} is not a safetensors file: its header is not a table of tensors")
+    return header, 8 + header_bytes
+
+
+def fingerprint(tensors: Iterable[tuple[str, tuple[int, ...], NDArray[np.float32]]]) -> str:
+    """Name a set of weights after their content, cheaply: the same for a file and for the module it was loaded into.
+
+    Args:
+        tensors: key, shape and the first FINGERPRINT_VALUES values, flat, of each floating-point tensor.
+
+    Returns:
+        16 hexadecimal digits. Weights that differ only beyond those first values share a name: this tells models
+        apart, it does not prove a file whole (the sha256 does).
+    """
+    digest = hashlib.sha256()
+    for key, shape, first_values in sorted(tensors, key=lambda tensor: tensor[0]):
+        digest.update(f"{key}{tuple(shape)}".encode() + first_values.astype("<f4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_of_file(path: Path) -> str:
+    """Return the `fingerprint` of a safetensors file.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    header, data_start = read_safetensors_header(path)
+    content = np.memmap(path, np.uint8, mode="r")
+    tensors = []
+    for key, entry in header.items():
+        if key == "__metadata__" or entry["dtype"] != "F32":
+            continue
+        start = data_start + entry["data_offsets"][0]
+        num_bytes = 4 * min(FINGERPRINT_VALUES, math.prod(entry["shape"]))
+        first_values = content[start : start + num_bytes]
+        if len(first_values) != num_bytes:
+            raise WeightsError(f"{path} is truncated: it ends before the values of {key}")
+        tensors.append((key, tuple(entry["shape"]), first_values.view("<f4")))
+    return fingerprint(tensors)
+
+
+def count_parameters(path: Path) -> dict[str, int]:
+    """Count the parameters of each part in a safetensors file with the official keys, buffers left out.
+
+    Returns:
+        {"image_encoder": ..., "prompt_encoder": ..., "mask_decoder": ...}, by the keys' first word.
+    """
+    header, _ = read_safetensors_header(path)
+    counts: dict[str, int] = {}
+    for key, entry in header.items():
+        if key == "__metadata__" or key.endswith(_BUFFER_ENDINGS):
+            continue
+        part = key.split(".", 1)[0]
+        counts[part] = counts.get(part, 0) + math.prod(entry["shape"])
+    return counts
+
+
+_BUFFER_ENDINGS = ("running_mean", "running_var", "num_batches_tracked", "positional_encoding_gaussian_matrix")
