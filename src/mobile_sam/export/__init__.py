@@ -1,0 +1,1 @@
+"""Exports of the networks to other runtimes."""
