@@ -1,0 +1,27 @@
+"""`mobile-sam info`: what is installed and what it can do."""
+
+from __future__ import annotations
+
+
+def info() -> None:
+    """Print version, engines, weights and parameter counts."""
+    import platform
+
+    from mobile_sam._version import __version__
+    from mobile_sam.core.weights import BUNDLED, bundled_weights_path, count_parameters, verify_bundled_weights
+    from mobile_sam.engines import ENGINES, describe_engine, why_unavailable
+
+    print(f"mobile-sam {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    print("\nengines")
+    for name in ENGINES:
+        print(f"  {name:12} {why_unavailable(name) or describe_engine(name)}")
+    verify_bundled_weights()
+    path = bundled_weights_path()
+    print(f"\nweights\n  {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    print(f"  sha256 {BUNDLED.file_sha256} (verified)")
+    print(f"  made from {BUNDLED.source_url}\n  sha256 {BUNDLED.source_sha256}, {BUNDLED.licence}")
+    counts = count_parameters(path)
+    print("\nparameters")
+    for part, count in counts.items():
+        print(f"  {part:15} {count:>10,}")
+    print(f"  {'all':15} {sum(counts.values()):>10,}")

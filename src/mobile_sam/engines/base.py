@@ -1,0 +1,138 @@
+"""What an engine is: it turns pictures into embeddings, and embeddings with prompts into masks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobile_sam.core.embedding import Embedding
+from mobile_sam.core.geometry import LongSideResize
+from mobile_sam.core.predictions import MULTI_MASK, Decoded
+from mobile_sam.core.prompts import LOW_RES_STRIDE, PromptBatch
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, of ImageNet, range 0 to 255
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+class Engine(ABC):
+    """Runs the encoder and the decoder on some hardware; safe to call from several threads.
+
+    Attributes:
+        name: as users select it.
+        model_id: names the weights by their content; embeddings carry it.
+        input_side: side of the model frame in pixels.
+        images_at_once: pictures encoded together; each takes its share of memory.
+        prompts_at_once: prompts decoded together. On a CPU more than a few do not run faster: their temporaries leave
+            the cache (docs/log.md).
+    """
+
+    name: str
+    model_id: str
+    input_side: int = 1024
+    images_at_once: int = 1
+    prompts_at_once: int = 8
+
+    @abstractmethod
+    def encode_input(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the encoder on what `to_model_input` made: (B, 3, S, S) float32 -> features (B, 256, S/16, S/16)."""
+
+    @abstractmethod
+    def _decode_some(
+        self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Decode at most `prompts_at_once` prompts: logits (P, M, S/4, S/4) and predicted IoU (P, M)."""
+
+    def load(self) -> None:  # noqa: B027 - an engine may have nothing to do
+        """Do now what the engine would do before its first picture and prompt, such as reading graphs."""
+
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedding]:
+        """Encode pictures of any sizes.
+
+        Args:
+            images: each (H, W, 3) uint8 RGB.
+
+        Raises:
+            ValueError: a picture of another type, shape or dtype.
+        """
+        for image in images:
+            check_image(image)
+        embeddings: list[Embedding] = []
+        for start in range(0, len(images), self.images_at_once):
+            some = images[start : start + self.images_at_once]
+            resizes = [LongSideResize((image.shape[0], image.shape[1]), self.input_side) for image in some]
+            inputs = [to_model_input(image, resize) for image, resize in zip(some, resizes, strict=True)]
+            features = self.encode_input(np.stack(inputs))  # (B, 256, S/16, S/16)
+            embeddings += [
+                Embedding(features[row : row + 1], resize.image_hw, resize.input_hw, self.model_id)
+                for row, resize in enumerate(resizes)
+            ]
+        return embeddings
+
+    def decode(self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...] = MULTI_MASK) -> Decoded:
+        """Decode P prompts over one embedding, which is not copied for each.
+
+        Args:
+            embedding: made by this engine, or by another one with the same weights.
+            prompts: P prompts in the model frame.
+            mask_tokens: which M of the four masks: 0 is SAM's single mask, 1 to 3 its three for ambiguous prompts.
+
+        Raises:
+            ValueError: the embedding was made by other weights.
+        """
+        side, num_masks = embedding.input_side // LOW_RES_STRIDE, len(mask_tokens)
+        logits = [np.zeros((0, num_masks, side, side), np.float32)]
+        iou = [np.zeros((0, num_masks), np.float32)]
+        for part in self.decode_by_parts(embedding, prompts, mask_tokens):
+            logits.append(part.low_res_logits)
+            iou.append(part.iou_predictions)
+        return Decoded(np.concatenate(logits), np.concatenate(iou))
+
+    def check_made_here(self, embedding: Embedding) -> None:
+        """Check that an embedding was made by the weights that this engine runs.
+
+        Raises:
+            ValueError: it was made by others.
+        """
+        if embedding.model_id != self.model_id:
+            raise ValueError(
+                f"this embedding was made by model {embedding.model_id!r}, the {self.name} engine runs "
+                f"{self.model_id!r}; encode the picture again with this engine"
+            )
+
+    def decode_by_parts(
+        self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...] = MULTI_MASK
+    ) -> Iterator[Decoded]:
+        """Decode as `decode` does, yielding a few prompts at a time, in order, so that memory stays bounded."""
+        self.check_made_here(embedding)
+        for start in range(0, len(prompts), self.prompts_at_once):
+            yield Decoded(*self._decode_some(embedding, prompts[start : start + self.prompts_at_once], mask_tokens))
+
+
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Check that `image` is (H, W, 3) uint8.
+
+    Raises:
+        ValueError: wrong type, rank, channels, dtype, or no pixels.
+    """
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        found = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"image must be (H, W, 3) uint8, got {found}; read it with mobile_sam.read_image")
+    if 0 in image.shape:
+        raise ValueError(f"image has no pixels: {image.shape}")
+
+
+def to_model_input(image: NDArray[np.uint8], resize: LongSideResize) -> NDArray[np.float32]:
+    """Resize, normalise and pad a picture: (H, W, 3) uint8 RGB -> (3, S, S) float32."""
+    return normalise_and_pad(resize.resize_image(image), resize.side)
+
+
+def normalise_and_pad(pixels: NDArray[np.uint8] | NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Normalise, then pad with zeros below and to the right: (h, w, 3) RGB, 0 to 255 -> (3, side, side) float32."""
+    h, w, _ = pixels.shape
+    padded = np.zeros((3, side, side), np.float32)
+    for channel, (mean, std) in enumerate(zip(PIXEL_MEAN, PIXEL_STD, strict=True)):
+        np.divide(pixels[:, :, channel] - np.float32(mean), np.float32(std), out=padded[channel, :h, :w])
+    return padded

@@ -1,0 +1,166 @@
+"""The default engine: ONNX Runtime, no PyTorch, fp32.
+
+The graphs in the wheel hold no weights. Their initializers point into the safetensors file beside them, so the weights
+of another file with the same keys (a fine-tuned MobileSAM) can be put in their place without PyTorch.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobile_sam.core.embedding import Embedding
+from mobile_sam.core.errors import WeightsError
+from mobile_sam.core.prompts import LOW_RES_STRIDE, PromptBatch
+from mobile_sam.core.weights import (
+    bundled_folder,
+    bundled_weights_path,
+    fingerprint_of_file,
+    read_safetensors_header,
+    verify_bundled_weights,
+)
+from mobile_sam.engines.base import Engine
+
+ENCODER_FILE = "encoder.onnx"
+MASK_TOKEN_DECODER_FILE = "mask_token_decoder.onnx"
+MASK_UPSCALER_FILE = "mask_upscaler.onnx"
+
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", "onnxruntime"),
+    "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "coreml": ("CoreMLExecutionProvider", "onnxruntime (on macOS)"),
+    "directml": ("DmlExecutionProvider", "onnxruntime-directml"),
+}
+"""Our name for each provider: ONNX Runtime's, and the package that brings it."""
+
+
+class OrtEngine(Engine):
+    """MobileSAM on ONNX Runtime.
+
+    Args:
+        weights: a safetensors file with the keys of the bundled one; None for the bundled weights.
+        provider: "cpu", "cuda", "coreml" or "directml".
+        num_threads: threads within one operator; 0 lets ONNX Runtime choose.
+
+    Raises:
+        ValueError: a provider that is unknown, or that the installed ONNX Runtime does not have.
+        WeightsError: weights that are damaged or of another model.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, weights: str | Path | None = None, *, provider: str = "cpu", num_threads: int = 0) -> None:
+        self._provider = _check_provider(provider)
+        self._num_threads = num_threads
+        self._weights = None if weights is None else Path(weights)
+        if self._weights is None:
+            verify_bundled_weights()
+        else:
+            _check_same_layout(self._weights)
+        self.model_id = fingerprint_of_file(self._weights or bundled_weights_path())
+
+    def encode_input(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Engine.encode_input`."""
+        (features,) = self._encoder.run(None, {"image": model_input})
+        return features  # type: ignore[no-any-return]
+
+    def _decode_some(
+        self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        iou, mask_weights, image_tokens = self._mask_token_decoder.run(None, _decoder_feed(embedding, prompts))
+        wanted = np.ascontiguousarray(mask_weights[:, mask_tokens])  # (P, M, C/8)
+        (logits,) = self._mask_upscaler.run(None, {"image_tokens": image_tokens, "mask_weights": wanted})
+        return logits, iou[:, mask_tokens]
+
+    def load(self) -> None:
+        """Create all sessions now rather than at their first use."""
+        _ = self._encoder, self._mask_token_decoder, self._mask_upscaler
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return self._session(ENCODER_FILE)
+
+    @cached_property
+    def _mask_token_decoder(self) -> Any:
+        return self._session(MASK_TOKEN_DECODER_FILE)
+
+    @cached_property
+    def _mask_upscaler(self) -> Any:
+        return self._session(MASK_UPSCALER_FILE)
+
+    def _session(self, file_name: str) -> Any:
+        import onnxruntime
+
+        path = bundled_folder() / file_name
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._num_threads
+        if self._weights is not None:
+            _replace_initializers(options, self._weights)
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=[self._provider])
+        except onnxruntime.capi.onnxruntime_pybind11_state.NoSuchFile as error:
+            raise WeightsError(f"the bundled graph is missing: {path}; reinstall mobile-sam") from error
+
+
+def available_providers() -> list[str]:
+    """List the providers that the installed ONNX Runtime has, by our names."""
+    import onnxruntime
+
+    installed = onnxruntime.get_available_providers()
+    return [name for name, (full_name, _) in PROVIDERS.items() if full_name in installed]
+
+
+def _check_provider(provider: str) -> str:
+    if provider not in PROVIDERS:
+        raise ValueError(f"the onnxruntime engine has no device {provider!r}; expected one of {', '.join(PROVIDERS)}")
+    full_name, package = PROVIDERS[provider]
+    if provider not in available_providers():
+        raise ValueError(
+            f"device {provider!r} needs {full_name}, which the installed ONNX Runtime lacks (it has "
+            f"{', '.join(available_providers())}); pip install {package} in place of onnxruntime"
+        )
+    return full_name
+
+
+def _check_same_layout(weights: Path) -> None:
+    if not weights.is_file():
+        raise FileNotFoundError(f"no weights at {weights}")
+    found, _ = read_safetensors_header(weights)
+    expected, _ = read_safetensors_header(bundled_weights_path())
+    for key, entry in expected.items():
+        if key == "__metadata__":
+            continue
+        if key not in found or found[key]["shape"] != entry["shape"] or found[key]["dtype"] != entry["dtype"]:
+            state = "is missing" if key not in found else f"is {found[key]['dtype']} {found[key]['shape']}"
+            raise WeightsError(
+                f"{weights} does not hold a MobileSAM (vit_t) in fp32: {key} {state}, expected "
+                f"{entry['dtype']} {entry['shape']}; for other models use engine='torch'"
+            )
+
+
+def _replace_initializers(options: Any, weights: Path) -> None:
+    """Have a session take its external initializers from `weights`, by name, instead of the bundled file."""
+    import onnxruntime
+    from safetensors.numpy import load_file
+
+    named = {key: value for key, value in load_file(weights).items() if value.dtype == np.float32}
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in named.values()]
+    options.add_external_initializers(list(named), values)
+
+
+def _decoder_feed(embedding: Embedding, prompts: PromptBatch) -> dict[str, NDArray[np.float32]]:
+    masks, has_mask = prompts.mask_logits, prompts.has_mask.astype(np.float32)
+    if masks is None:  # one empty mask, shared by all prompts
+        side = embedding.input_side // LOW_RES_STRIDE
+        masks, has_mask = np.zeros((1, 1, side, side), np.float32), np.zeros(1, np.float32)
+    return {
+        "features": embedding.features,
+        "point_coords": prompts.coords_xy,
+        "point_labels": prompts.labels,
+        "mask_input": masks,
+        "has_mask_input": has_mask,
+    }

@@ -1,0 +1,85 @@
+"""The tensor door: prompts as torch tensors in the model frame, on any engine.
+
+On the torch engine nothing leaves the device; other engines are asked through arrays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mobile_sam.core.embedding import Embedding
+from mobile_sam.core.prompts import LABEL_BOX_LOWER_RIGHT, LABEL_BOX_UPPER_LEFT, LABEL_PADDING, PromptBatch
+from mobile_sam.engines.base import Engine
+from mobile_sam.engines.pytorch import TorchEngine
+
+TensorPrompts = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""Points (P, N, 2), labels (P, N), boxes (P, 4), mask logits (P, 1, 256, 256), in the model frame."""
+
+
+def predict_tensors(
+    engine: Engine, embedding: Embedding, prompts: TensorPrompts, mask_tokens: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Decode and bring the masks to the picture's size.
+
+    Returns:
+        Logits (P, M, H, W), predicted IoU (P, M), low-resolution logits (P, M, 256, 256).
+
+    Raises:
+        ValueError: no prompt at all, points without labels, or counts that differ.
+    """
+    coords_xy, labels = stack_points_and_boxes(*prompts[:3], masks=prompts[3])
+    masks = prompts[3]
+    if isinstance(engine, TorchEngine):
+        features = torch.from_numpy(embedding.features).to(engine.device)
+        low_res, iou = engine.decode_tensors(
+            features, coords_xy.to(engine.device), labels.to(engine.device), mask_tokens, masks
+        )
+    else:
+        has_mask = np.full(len(labels), masks is not None)
+        mask_logits = None if masks is None else masks.expand(len(labels), -1, -1, -1).float().cpu().numpy()
+        batch = PromptBatch(coords_xy.float().cpu().numpy(), labels.float().cpu().numpy(), mask_logits, has_mask)
+        decoded = engine.decode(embedding, batch, mask_tokens)
+        low_res, iou = torch.from_numpy(decoded.low_res_logits), torch.from_numpy(decoded.iou_predictions)
+    return enlarge(low_res, embedding), iou, low_res
+
+
+def stack_points_and_boxes(
+    points: Tensor | None, labels: Tensor | None, boxes: Tensor | None, masks: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Turn points and boxes into decoder tokens, coordinates (P, N, 2) and labels (P, N), by SAM's rule.
+
+    Points alone get one padding point, a box becomes its two corners.
+    """
+    if points is not None and labels is None:
+        raise ValueError("point_coords came without point_labels; pass labels of shape (P, N)")
+    coords_parts, label_parts = [], []
+    if points is not None and labels is not None:
+        coords_parts.append(points.float())
+        label_parts.append(labels.float())
+        if boxes is None:
+            coords_parts.append(points.new_zeros((len(points), 1, 2), dtype=torch.float32))
+            label_parts.append(labels.new_full((len(points), 1), LABEL_PADDING, dtype=torch.float32))
+    if boxes is not None:
+        corners_xy = boxes.float().reshape(-1, 2, 2)
+        coords_parts.append(corners_xy)
+        label_parts.append(
+            corners_xy.new_tensor([LABEL_BOX_UPPER_LEFT, LABEL_BOX_LOWER_RIGHT]).expand(len(corners_xy), 2)
+        )
+    if not coords_parts:
+        if masks is None:
+            raise ValueError("no prompt: pass point_coords with point_labels, boxes or mask_input")
+        return masks.new_zeros((len(masks), 0, 2), dtype=torch.float32), masks.new_zeros((len(masks), 0))
+    counts = {len(part) for part in coords_parts} | ({len(masks)} - {1} if masks is not None else set())
+    if len(counts) != 1:
+        raise ValueError(f"points, boxes and masks must come for the same number of prompts, got {sorted(counts)}")
+    return torch.cat(coords_parts, dim=1), torch.cat(label_parts, dim=1)
+
+
+def enlarge(low_res_logits: Tensor, embedding: Embedding) -> Tensor:
+    """Bring logits (P, M, 256, 256) to the picture's size (P, M, H, W), by SAM's two bilinear steps."""
+    side, (input_h, input_w) = embedding.input_side, embedding.input_hw
+    logits = F.interpolate(low_res_logits, (side, side), mode="bilinear", align_corners=False)
+    return F.interpolate(logits[..., :input_h, :input_w], embedding.image_hw, mode="bilinear", align_corners=False)

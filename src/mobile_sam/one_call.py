@@ -1,0 +1,240 @@
+"""The one-call interface: `SAM("mobile_sam.pt").predict("zidane.jpg", points=[900, 370], labels=[1])`.
+
+Prompts, shapes and results behave as the documentation of the well-known wrapper describes, with two differences: a
+mask is never dropped for its score, so row i always answers prompt i, and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mobile_sam.core.images import ImageSource, read_image
+from mobile_sam.core.prompts import Prompt
+from mobile_sam.engines import Engine, make_engine
+from mobile_sam.predictor import SamPredictor
+from mobile_sam.results import Results
+
+logger = logging.getLogger(__name__)
+
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class SAM:
+    """A segmentation model in one line.
+
+    Args:
+        model: "mobile_sam.pt" or "mobile_sam" for the bundled weights, unless a file of that name exists; else a
+            checkpoint (.pt and .pth run on torch, .safetensors on ONNX Runtime); or an `Engine`.
+        engine, device, precision: see `mobile_sam.engines.make_engine`.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint. ValueError: it is damaged, or of no known model.
+        MissingDependencyError: the engine it needs is not installed.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Engine = "mobile_sam.pt",
+        *,
+        engine: str = "auto",
+        device: str | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        self.engine = (
+            model if isinstance(model, Engine) else make_engine(engine, model, device=device, precision=precision)
+        )
+
+    def __call__(self, source: Any, **prompts: Any) -> list[Results] | Iterator[Results]:
+        """See `predict`."""
+        return self.predict(source, **prompts)
+
+    def predict(
+        self,
+        source: ImageSource | Sequence[ImageSource],
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        bboxes: ArrayLike | None = None,
+        masks: ArrayLike | None = None,
+        multimask_output: bool = False,
+        stream: bool = False,
+        image_format: str = "BGR",
+    ) -> list[Results] | Iterator[Results]:
+        """Segment the objects that the prompts point at.
+
+        Args:
+            source: a picture (path, PIL image, (H, W, 3) array), a folder, a pattern such as "*.jpg", or a list of
+                these. The same prompts are put to each picture.
+            points: [x, y] one object; (N, 2) N objects with one point each; (N, K, 2) N objects with K points each.
+            labels: 1 (the object) or 0 (not the object) for each point, in the shape of `points`; all 1 when left out.
+            bboxes: [x1, y1, x2, y2] or (N, 4), one object each. With points, row i of both is object i.
+            masks: (H, W) or (N, H, W) binary masks of the picture's size, one object each.
+            multimask_output: three masks for each prompt in place of one; `Results.prompt_index` tells whose.
+            stream: return an iterator that segments each picture when it is reached.
+            image_format: order of an array's channels: "BGR", as cv2.imread gives, or "RGB".
+
+        Returns:
+            One `Results` for each picture. In a folder, pattern or list a picture that cannot be read is logged and
+            left out, and when none of them can, that is an error.
+
+        Raises:
+            FileNotFoundError, ValueError: no such picture; no prompt; shapes or counts that do not fit.
+        """
+        prompts = prompts_from_arrays(points, labels, bboxes, masks)
+        pictures = list_pictures(source)
+        is_batch = not (len(pictures) == 1 and pictures[0] is source)
+        results = self._segment(pictures, prompts, multimask_output, image_format, skip_broken=is_batch)
+        return results if stream else list(results)
+
+    def info(self) -> dict[str, str]:
+        """Name the engine and the weights."""
+        return {"engine": self.engine.name, "model_id": self.engine.model_id}
+
+    def _segment(
+        self,
+        pictures: Sequence[ImageSource],
+        prompts: list[Prompt],
+        multimask_output: bool,
+        image_format: str,
+        skip_broken: bool,
+    ) -> Iterator[Results]:
+        predictor, num_broken = SamPredictor(engine=self.engine), 0
+        for picture in pictures:
+            started = time.perf_counter()
+            try:
+                image = _read_rgb(picture, image_format)
+            except (ValueError, OSError) as error:
+                num_broken += 1
+                if not skip_broken or num_broken == len(pictures):
+                    raise
+                logger.error("left out a picture that cannot be read: %s", error)
+                continue
+            path = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else ""
+            yield _results_of(predictor, image, path, prompts, multimask_output, started)
+
+
+def prompts_from_arrays(
+    points: ArrayLike | None, labels: ArrayLike | None, bboxes: ArrayLike | None, masks: ArrayLike | None
+) -> list[Prompt]:
+    """Turn the arrays that `SAM.predict` takes into one `Prompt` for each object.
+
+    Raises:
+        ValueError: no prompt, shapes that are not described there, or counts that differ.
+    """
+    columns = {
+        "points": None if points is None else _rows(points, "points", {1: (1, 1, 2), 2: (-1, 1, 2), 3: None}),
+        "bboxes": None if bboxes is None else _rows(bboxes, "bboxes", {1: (1, 4), 2: None}),
+        "masks": None if masks is None else _rows(masks, "masks", {2: (1, *np.shape(masks)), 3: None}),
+    }
+    counts = {name: len(rows) for name, rows in columns.items() if rows is not None}
+    if not counts:
+        raise ValueError("no prompt: pass points=, bboxes= or masks=")
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"points, bboxes and masks must describe the same objects, row by row, got {counts}")
+    labels_by_row = _labels_for(columns["points"], labels)
+    box_rows, mask_rows = columns["bboxes"], columns["masks"]
+    return [
+        Prompt.of(
+            None if columns["points"] is None else columns["points"][row],
+            None if labels_by_row is None else labels_by_row[row],
+            None if box_rows is None else box_rows[row],
+            None if mask_rows is None else mask_rows[row].astype(bool),
+        )
+        for row in range(next(iter(counts.values())))
+    ]
+
+
+def list_pictures(source: Any) -> list[ImageSource]:
+    """List what a source names: itself, the pictures of a folder or of a pattern, or those of each entry of a list.
+
+    Raises:
+        FileNotFoundError: a pattern that nothing matches. ValueError: a folder without pictures, an empty list.
+    """
+    if isinstance(source, (list, tuple)):
+        if not source:
+            raise ValueError("source is an empty list; pass at least one picture")
+        return [picture for entry in source for picture in list_pictures(entry)]
+    if not isinstance(source, (str, os.PathLike)):
+        return [source]
+    path = Path(source)
+    if path.is_dir():
+        pictures = sorted(str(file) for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+        if not pictures:
+            raise ValueError(f"{path} holds no picture ({', '.join(PICTURE_SUFFIXES)})")
+        return list(pictures)
+    if not path.exists() and glob.has_magic(str(source)):
+        matches = sorted(glob.glob(str(source), recursive=True))
+        if not matches:
+            raise FileNotFoundError(f"no file matches {source}")
+        return list(matches)
+    return [source]
+
+
+def _read_rgb(picture: ImageSource, image_format: str) -> NDArray[np.uint8]:
+    if image_format not in ("RGB", "BGR"):
+        raise ValueError(f"image_format must be RGB or BGR, got {image_format!r}")
+    image = read_image(picture)
+    is_bgr = image_format == "BGR" and isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] >= 3
+    return np.ascontiguousarray(image[:, :, ::-1]) if is_bgr else image
+
+
+def _results_of(
+    predictor: SamPredictor,
+    image: NDArray[np.uint8],
+    path: str,
+    prompts: list[Prompt],
+    multimask_output: bool,
+    started: float,
+) -> Results:
+    was_read = time.perf_counter()
+    predictor.set_image(image)
+    predictions = predictor.predict_batch(prompts, multimask_output)
+    was_segmented = time.perf_counter()
+    masks = np.concatenate([prediction.masks for prediction in predictions])
+    scores = np.concatenate([prediction.iou_predictions for prediction in predictions])
+    prompt_index = np.repeat(np.arange(len(prompts)), [len(prediction.masks) for prediction in predictions])
+    speed = {
+        "preprocess": 1e3 * (was_read - started),
+        "inference": 1e3 * (was_segmented - was_read),
+        "postprocess": 1e3 * (time.perf_counter() - was_segmented),
+    }
+    return Results(image, masks, scores, prompts, prompt_index, path, speed)
+
+
+def _rows(values: ArrayLike, name: str, shapes: dict[int, tuple[int, ...] | None]) -> NDArray[Any]:
+    """Bring an array to one row for each object; `shapes` says how to reshape each rank that is understood."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a rectangular array; give every object the same number of points") from error
+    if array.ndim not in shapes or array.size == 0:
+        raise ValueError(
+            f"{name} must have rank {' or '.join(map(str, shapes))} and not be empty, got shape {array.shape}"
+        )
+    shape = shapes[array.ndim]
+    if shape is None:
+        return array
+    if name == "points" and array.shape[-1] != 2:
+        raise ValueError(f"points must end in x, y, got shape {array.shape}")
+    return array.reshape(shape)
+
+
+def _labels_for(points: NDArray[Any] | None, labels: ArrayLike | None) -> NDArray[Any] | None:
+    """Bring labels to the shape (N, K) of points (N, K, 2)."""
+    if labels is None:
+        return None
+    if points is None:
+        raise ValueError("labels came without points; pass points= beside them, or drop the labels")
+    values = np.asarray(labels)
+    if values.size != points.shape[0] * points.shape[1]:
+        raise ValueError(f"labels must be {points.shape[:2]}, one for each point, got shape {values.shape}")
+    return values.reshape(points.shape[:2])

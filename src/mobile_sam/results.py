@@ -1,0 +1,227 @@
+"""Results: what `SAM(...)` returns for one picture: masks, boxes and scores, row by row with the prompts.
+
+The names follow the interface that users of `SAM("mobile_sam.pt").predict(...)` know. Nothing is dropped: row i is the
+answer to prompt i, however low its score, even where the mask is empty.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobile_sam.core.draw import draw_overlay
+from mobile_sam.core.images import write_image
+from mobile_sam.core.masks import encode_rle, mask_areas, mask_to_polygons, masks_to_boxes
+from mobile_sam.core.prompts import LABEL_BACKGROUND, LABEL_FOREGROUND, Prompt
+
+
+class Masks:
+    """Masks of a picture.
+
+    Attributes:
+        data: (N, H, W) bool, of the picture's size.
+    """
+
+    def __init__(self, data: NDArray[np.bool_]) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def orig_shape(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        return self.data.shape[1], self.data.shape[2]
+
+    @cached_property
+    def xy(self) -> list[NDArray[np.float32]]:
+        """The outline of each mask's largest part: (K, 2) x, y in pixels; (0, 2) for a mask without one."""
+        polygons = [mask_to_polygons(mask) for mask in self.data]
+        return [parts[0] if parts else np.zeros((0, 2), np.float32) for parts in polygons]
+
+    @property
+    def xyn(self) -> list[NDArray[np.float32]]:
+        """`xy` as shares of the picture's width and height."""
+        height, width = self.orig_shape
+        sides_xy = np.array([width, height], np.float32)
+        return [np.divide(outline, sides_xy, dtype=np.float32) for outline in self.xy]
+
+
+class Boxes:
+    """Boxes around masks, with scores.
+
+    Attributes:
+        data: (N, 6) float32: x1, y1, x2, y2 in pixels (edges, so x2 - x1 is the width), predicted IoU, index of the
+            prompt.
+        orig_shape: height and width of the picture.
+    """
+
+    def __init__(self, data: NDArray[np.float32], orig_shape: tuple[int, int]) -> None:
+        self.data = data
+        self.orig_shape = orig_shape
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def xyxy(self) -> NDArray[np.float32]:
+        """(N, 4) x1, y1, x2, y2 in pixels."""
+        return self.data[:, :4]
+
+    @property
+    def xywh(self) -> NDArray[np.float32]:
+        """(N, 4) x and y of the centre, width and height in pixels."""
+        corners = self.xyxy
+        return np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
+
+    @property
+    def xyxyn(self) -> NDArray[np.float32]:
+        """`xyxy` as shares of the picture's sides."""
+        return self.xyxy / self._sides
+
+    @property
+    def xywhn(self) -> NDArray[np.float32]:
+        """`xywh` as shares of the picture's sides."""
+        return self.xywh / self._sides
+
+    @property
+    def conf(self) -> NDArray[np.float32]:
+        """(N,) predicted IoU."""
+        return self.data[:, 4]
+
+    @property
+    def cls(self) -> NDArray[np.float32]:
+        """(N,) index of the prompt."""
+        return self.data[:, 5]
+
+    @property
+    def _sides(self) -> NDArray[np.float32]:
+        height, width = self.orig_shape
+        return np.array([width, height, width, height], np.float32)
+
+
+class Results:
+    """The masks of one picture.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: (N, H, W) bool.
+        scores: (N,) predicted IoU.
+        prompts: the P prompts.
+        prompt_index: (N,) which prompt each mask answers; with one mask for each prompt, 0 to N - 1.
+        path: where the picture came from, or "".
+        speed: milliseconds: preprocess (reading), inference (encoding and decoding), postprocess.
+    """
+
+    def __init__(
+        self,
+        image: NDArray[np.uint8],
+        masks: NDArray[np.bool_],
+        scores: NDArray[np.float32],
+        prompts: list[Prompt],
+        prompt_index: NDArray[np.int64],
+        path: str = "",
+        speed: dict[str, float] | None = None,
+    ) -> None:
+        self._image = image
+        self.masks = Masks(masks)
+        self.prompts = prompts
+        self.prompt_index = prompt_index
+        self.path = path
+        self.speed = speed or {}
+        self._scores = scores
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self.masks)
+
+    def __getitem__(self, rows: int | slice | NDArray[Any]) -> Results:
+        """Return some of the masks as Results of their own."""
+        wanted = [rows] if isinstance(rows, (int, np.integer)) else rows
+        return Results(
+            self._image, self.masks.data[wanted], self._scores[wanted], self.prompts, self.prompt_index[wanted],
+            self.path, self.speed,
+        )  # fmt: skip
+
+    @property
+    def orig_img(self) -> NDArray[np.uint8]:
+        """The picture, (H, W, 3) uint8 BGR, as OpenCV shows it."""
+        return self._image[:, :, ::-1]
+
+    @property
+    def orig_shape(self) -> tuple[int, int]:
+        """Height and width of the picture."""
+        return self._image.shape[0], self._image.shape[1]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """A name for each prompt: its number."""
+        return {index: str(index) for index in range(len(self.prompts))}
+
+    @cached_property
+    def boxes(self) -> Boxes:
+        """The boxes of the masks; zeros for an empty mask."""
+        rows = np.zeros((len(self), 6), np.float32)
+        rows[:, :4] = masks_to_boxes(self.masks.data)  # inclusive corners
+        rows[:, 2:4] += (mask_areas(self.masks.data) > 0)[:, None]  # to the far edge of the last pixel
+        rows[:, 4], rows[:, 5] = self._scores, self.prompt_index
+        return Boxes(rows, self.orig_shape)
+
+    def cpu(self) -> Results:
+        """Return self: everything is in main memory already."""
+        return self
+
+    def numpy(self) -> Results:
+        """Return self: everything is an array already."""
+        return self
+
+    def plot(self) -> NDArray[np.uint8]:
+        """Draw masks and prompts over the picture: (H, W, 3) uint8 BGR."""
+        return np.ascontiguousarray(self._overlay()[:, :, ::-1])
+
+    def save(self, filename: str | Path | None = None) -> str:
+        """Write the overlay and return where; by default `results_` and the picture's name, in the current folder."""
+        stem = Path(self.path).stem if self.path else "picture"
+        target = Path(filename) if filename else Path(f"results_{stem}.png")
+        write_image(target, self._overlay())
+        return str(target)
+
+    def show(self) -> None:
+        """Open the overlay in the system's picture viewer."""
+        from PIL import Image
+
+        Image.fromarray(self._overlay()).show()
+
+    def summary(self) -> list[dict[str, Any]]:
+        """One record for each mask: prompt, score, area, box and COCO RLE, ready for JSON."""
+        return [
+            {
+                "prompt": int(self.prompt_index[row]),
+                "predicted_iou": float(self._scores[row]),
+                "area": int(np.count_nonzero(mask)),
+                "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
+                "segmentation": encode_rle(mask),
+            }
+            for row, (mask, (x1, y1, x2, y2)) in enumerate(zip(self.masks.data, self.boxes.xyxy, strict=True))
+        ]
+
+    def to_json(self) -> str:
+        """Return `summary` as JSON."""
+        return json.dumps(self.summary())
+
+    def _overlay(self) -> NDArray[np.uint8]:
+        return draw_result(self._image, self.masks.data, [self.prompts[i] for i in np.unique(self.prompt_index)])
+
+
+def draw_result(image: NDArray[np.uint8], masks: NDArray[np.bool_], prompts: list[Prompt]) -> NDArray[np.uint8]:
+    """Draw masks and the prompts they answer over a picture: (H, W, 3) uint8 RGB, (N, H, W) bool -> (H, W, 3) uint8."""
+    points_xy = np.concatenate([prompt.points_xy for prompt in prompts] or [np.zeros((0, 2), np.float32)])
+    labels = np.concatenate([prompt.labels for prompt in prompts] or [np.zeros(0, np.int64)])
+    is_click = np.isin(labels, (LABEL_BACKGROUND, LABEL_FOREGROUND))
+    boxes_xyxy = np.array([prompt.box_xyxy for prompt in prompts if prompt.box_xyxy is not None]).reshape(-1, 4)
+    return draw_overlay(image, masks, points_xy=points_xy[is_click], labels=labels[is_click], boxes_xyxy=boxes_xyxy)

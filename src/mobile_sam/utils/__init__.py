@@ -1,0 +1,1 @@
+"""Helpers under the module paths that code written for SAM imports."""
