@@ -1,0 +1,65 @@
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from mobile_sam import SamPredictor
+
+ROOT = Path(__file__).parent.parent
+PICTURES = {"astronaut": "astronaut.png", "chelsea": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
+
+
+@pytest.fixture(scope="session")
+def examples() -> Path:
+    return ROOT / "examples"
+
+
+@pytest.fixture(scope="session")
+def onnx_predictor() -> SamPredictor:
+    """The bundled weights on ONNX Runtime; tests that use it set their own picture."""
+    return SamPredictor(engine="onnxruntime")
+
+
+@pytest.fixture(scope="session")
+def torch_predictor() -> SamPredictor:
+    return SamPredictor(engine="torch", device="cpu")
+
+
+@pytest.fixture
+def cat_predictor(onnx_predictor: SamPredictor, cat_embedding) -> SamPredictor:
+    """A predictor on which examples/chelsea.png (300 x 451) is set."""
+    onnx_predictor.set_embedding(cat_embedding)
+    return onnx_predictor
+
+
+@pytest.fixture(scope="session")
+def cat_embedding(onnx_predictor: SamPredictor, examples: Path):
+    return onnx_predictor.encode([examples / "chelsea.png"])[0]
+
+
+@dataclass
+class OfficialAnswers:
+    """What the original implementation answers for one picture (scripts/make_parity_fixtures.py)."""
+
+    picture: Path
+    size_hw: tuple[int, int]
+    prompts: list[dict[str, Any]]
+    embedding: NDArray[np.float32]  # (1, 256, 16, 16): every fourth row and column
+
+    def masks(self, prompt: dict[str, Any]) -> NDArray[np.bool_]:
+        """(4, H, W): the single mask, then the three for ambiguous prompts."""
+        decoded = [coco_mask.decode({"size": self.size_hw, "counts": counts}) for counts in prompt["rle_counts"]]
+        return np.stack(decoded).astype(bool)
+
+
+@pytest.fixture(scope="session", params=sorted(PICTURES))
+def official(request: pytest.FixtureRequest, examples: Path) -> OfficialAnswers:
+    folder = ROOT / "tests" / "fixtures" / "parity"
+    stored = json.loads((folder / f"{request.param}.json").read_text())
+    embedding = np.load(folder / f"{request.param}.embedding.npy")
+    return OfficialAnswers(examples / PICTURES[request.param], stored["size_hw"], stored["prompts"], embedding)
