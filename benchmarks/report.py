@@ -1,0 +1,205 @@
+"""What every benchmark writes: medians, facts about the machine, a CSV with a header of comments, a printed table."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PACKAGES = (
+    "mobile-sam",
+    "mobilesam-mirror",
+    "torch",
+    "torchvision",
+    "timm",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+)
+NOTABLE_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimddp", "bf16")
+LIST_VERSIONS = """
+import importlib.metadata as m, json, platform, sys
+versions = {"python": platform.python_version()}
+for name in sys.argv[1:]:
+    try: versions[name] = m.version(name)
+    except m.PackageNotFoundError: pass
+print(json.dumps(versions))
+"""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Middle and spread of repeated measurements."""
+
+    median: float
+    iqr: float
+    n: int
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """Median and interquartile range (0 for a single value) of at least one measurement."""
+    if not values:
+        raise ValueError("no measurement to summarise; ask for at least one round")
+    if len(values) == 1:
+        return Summary(values[0], 0.0, 1)
+    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return Summary(median, upper - lower, len(values))
+
+
+def cpu_model() -> str:
+    """The processor's name and the vector instructions that matter here."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine()
+    pairs = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
+    name = fields.get("model name", platform.machine())
+    flags = set((fields.get("flags") or fields.get("Features", "")).split())
+    notable = [flag for flag in NOTABLE_CPU_FLAGS if flag in flags]
+    family = f"family {fields['cpu family']} model {fields['model']}, " if "cpu family" in fields else ""
+    return f"{name} ({family}{' '.join(notable)})"
+
+
+def num_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_gb() -> float | None:
+    """Memory of the machine in GB (10^9 bytes), where it can be asked."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def git_commit() -> str:
+    """The commit of this checkout, with `+changes` where the package or the benchmarks differ from it."""
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=False)
+        return run.stdout.strip() if run.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short=12", "HEAD") or "none"
+    return commit + ("+changes" if git("status", "--porcelain", "--", "../src", "../pyproject.toml", "*.py") else "")
+
+
+def versions(python: str | Path = sys.executable) -> dict[str, str]:
+    """Versions of the packages that matter, as installed for that interpreter."""
+    command = [str(python), "-c", LIST_VERSIONS, *PACKAGES]
+    found: dict[str, str] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
+def command_line() -> str:
+    """The command as it was given, the folders of files outside this repository left out."""
+    repository = HERE.parent
+
+    def shown(argument: str) -> str:
+        path = Path(argument)
+        if not path.is_absolute():
+            return argument
+        return str(path.relative_to(repository)) if path.is_relative_to(repository) else f"PATH/{path.name}"
+
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(shown, sys.argv[1:])])
+
+
+def facts(environments: Mapping[str, str | Path] | None = None) -> dict[str, str]:
+    """What a reader needs beside the numbers; `environments` maps a name to the interpreter whose packages to list."""
+    memory = memory_gb()
+    lines = {
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "cpu": cpu_model(),
+        "cores": str(num_cores()),
+        "memory": f"{memory:.0f} GB" if memory else "unknown",
+        "load average": " ".join(f"{load:.1f}" for load in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown",
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "commit": git_commit(),
+        "command": command_line(),
+    }
+    for name, python in (environments or {"here": sys.executable}).items():
+        lines[f"packages ({name})"] = ", ".join(f"{key} {value}" for key, value in versions(python).items())
+    return lines
+
+
+class MachineWatch:
+    """Watches, from its making on, how busy other processes keep the machine: beside them no timing means much."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.busy_at_start_s = self.busy_by_others_s()
+
+    @staticmethod
+    def busy_by_others_s() -> float | None:
+        """CPU seconds of the machine since it started, without this process and its finished children (Linux only)."""
+        stat = Path("/proc/stat")
+        if not stat.exists():
+            return None
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.read_text().split()[1:9])
+        busy_s = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return busy_s - sum(os.times()[:4])
+
+    def facts(self) -> dict[str, str]:
+        """Header lines: wall seconds and the share of the cores that others took; call when all children have ended."""
+        wall_s = time.perf_counter() - self.started
+        busy_s = self.busy_by_others_s()
+        lines = {"wall": f"{wall_s:.0f} s"}
+        if busy_s is not None and self.busy_at_start_s is not None:
+            share = (busy_s - self.busy_at_start_s) / (wall_s * (os.cpu_count() or 1))
+            lines["cores busy with other processes"] = f"{max(share, 0):.0%}"
+        return lines
+
+
+def shown(value: Any) -> str:
+    """A cell: numbers with four significant digits, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    return str(value)
+
+
+def write_csv(path: Path, rows: Sequence[Row], header: Mapping[str, str]) -> None:
+    """Write rows that share their keys below `# key: value` lines (pandas: read_csv(path, comment="#"))."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        file.writelines(f"# {key}: {value}\n" for key, value in header.items())
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: shown(value) for key, value in row.items()} for row in rows)
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print rows that share their keys as an aligned table."""
+    columns = list(rows[0])
+    cells = [columns, *([shown(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    for line in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def publish(name: str, rows: Sequence[Row], header: Mapping[str, str], folder: Path = RESULTS) -> None:
+    """Write `folder/NAME.csv` and print the same as a table."""
+    path = folder / f"{name}.csv"
+    write_csv(path, rows, header)
+    for key, value in header.items():
+        print(f"{key}: {value}")
+    print()
+    print_table(rows)
+    print(f"\nwritten: {path}")
