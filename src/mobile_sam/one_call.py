@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mobile_sam.core.images import ImageSource, read_image
+from mobile_sam.core.images import ImageSource
 from mobile_sam.core.prompts import Prompt
 from mobile_sam.engines import Engine, make_engine
-from mobile_sam.predictor import SamPredictor
+from mobile_sam.predictor import SamPredictor, check_image_format, read_rgb
 from mobile_sam.results import Results
 
 logger = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class SAM:
         Raises:
             FileNotFoundError, ValueError: no such picture; no prompt; shapes or counts that do not fit.
         """
+        check_image_format(image_format)
         prompts = prompts_from_arrays(points, labels, bboxes, masks)
         pictures = list_pictures(source)
         is_batch = not (len(pictures) == 1 and pictures[0] is source)
@@ -111,7 +112,7 @@ class SAM:
         for picture in pictures:
             started = time.perf_counter()
             try:
-                image = _read_rgb(picture, image_format)
+                image = read_rgb(picture, image_format)
             except (ValueError, OSError) as error:
                 num_broken += 1
                 if not skip_broken or num_broken == len(pictures):
@@ -131,9 +132,9 @@ def prompts_from_arrays(
         ValueError: no prompt, shapes that are not described there, or counts that differ.
     """
     columns = {
-        "points": None if points is None else _rows(points, "points", {1: (1, 1, 2), 2: (-1, 1, 2), 3: None}),
-        "bboxes": None if bboxes is None else _rows(bboxes, "bboxes", {1: (1, 4), 2: None}),
-        "masks": None if masks is None else _rows(masks, "masks", {2: (1, *np.shape(masks)), 3: None}),
+        "points": None if points is None else _point_rows(points),
+        "bboxes": None if bboxes is None else _box_rows(bboxes),
+        "masks": None if masks is None else _mask_rows(masks),
     }
     counts = {name: len(rows) for name, rows in columns.items() if rows is not None}
     if not counts:
@@ -147,7 +148,7 @@ def prompts_from_arrays(
             None if columns["points"] is None else columns["points"][row],
             None if labels_by_row is None else labels_by_row[row],
             None if box_rows is None else box_rows[row],
-            None if mask_rows is None else mask_rows[row].astype(bool),
+            None if mask_rows is None else mask_rows[row],
         )
         for row in range(next(iter(counts.values())))
     ]
@@ -179,14 +180,6 @@ def list_pictures(source: Any) -> list[ImageSource]:
     return [source]
 
 
-def _read_rgb(picture: ImageSource, image_format: str) -> NDArray[np.uint8]:
-    if image_format not in ("RGB", "BGR"):
-        raise ValueError(f"image_format must be RGB or BGR, got {image_format!r}")
-    image = read_image(picture)
-    is_bgr = image_format == "BGR" and isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] >= 3
-    return np.ascontiguousarray(image[:, :, ::-1]) if is_bgr else image
-
-
 def _results_of(
     predictor: SamPredictor,
     image: NDArray[np.uint8],
@@ -210,31 +203,53 @@ def _results_of(
     return Results(image, masks, scores, prompts, prompt_index, path, speed)
 
 
-def _rows(values: ArrayLike, name: str, shapes: dict[int, tuple[int, ...] | None]) -> NDArray[Any]:
-    """Bring an array to one row for each object; `shapes` says how to reshape each rank that is understood."""
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ValueError(f"{name} must be a rectangular array; give every object the same number of points") from error
-    if array.ndim not in shapes or array.size == 0:
+def _point_rows(points: ArrayLike) -> NDArray[Any]:
+    """Bring points to (N, K, 2): N objects, K points each."""
+    rows = _rectangular(points, "points")
+    if rows.ndim not in (1, 2, 3) or rows.shape[-1] != 2:
+        raise ValueError(f"points must be [x, y], (N, 2) or (N, K, 2), got shape {rows.shape}")
+    return rows if rows.ndim == 3 else rows.reshape(-1, 1, 2)
+
+
+def _box_rows(bboxes: ArrayLike) -> NDArray[Any]:
+    """Bring boxes to (N, 4)."""
+    rows = _rectangular(bboxes, "bboxes")
+    if rows.ndim not in (1, 2) or rows.shape[-1] != 4:
+        raise ValueError(f"bboxes must be [x1, y1, x2, y2] or (N, 4), got shape {rows.shape}")
+    return rows.reshape(-1, 4)
+
+
+def _mask_rows(masks: ArrayLike) -> NDArray[np.bool_]:
+    """Bring binary masks of any dtype to (N, H, W) bool."""
+    rows = _rectangular(masks, "masks")
+    if rows.ndim not in (2, 3):
+        raise ValueError(f"masks must be (H, W) or (N, H, W), got shape {rows.shape}")
+    if np.issubdtype(rows.dtype, np.floating) and not np.isin(rows, (0, 1)).all():
         raise ValueError(
-            f"{name} must have rank {' or '.join(map(str, shapes))} and not be empty, got shape {array.shape}"
+            f"masks of dtype {rows.dtype} must hold 0 and 1 only; pass probabilities > 0.5 or logits > 0, or give "
+            "logits to SamPredictor.predict(mask_input=...)"
         )
-    shape = shapes[array.ndim]
-    if shape is None:
-        return array
-    if name == "points" and array.shape[-1] != 2:
-        raise ValueError(f"points must end in x, y, got shape {array.shape}")
-    return array.reshape(shape)
+    return rows.reshape(-1, *rows.shape[-2:]).astype(bool)
 
 
 def _labels_for(points: NDArray[Any] | None, labels: ArrayLike | None) -> NDArray[Any] | None:
-    """Bring labels to the shape (N, K) of points (N, K, 2)."""
+    """Bring labels to the shape (N, K) of points (N, K, 2); a single row or column may come flat."""
     if labels is None:
         return None
     if points is None:
         raise ValueError("labels came without points; pass points= beside them, or drop the labels")
-    values = np.asarray(labels)
-    if values.size != points.shape[0] * points.shape[1]:
-        raise ValueError(f"labels must be {points.shape[:2]}, one for each point, got shape {values.shape}")
-    return values.reshape(points.shape[:2])
+    values, expected = _rectangular(labels, "labels"), points.shape[:2]
+    is_flat = values.ndim < 2 and 1 in expected
+    if values.shape != expected and not (is_flat and values.size == expected[0] * expected[1]):
+        raise ValueError(f"labels must be {expected}, one for each point, got shape {values.shape}")
+    return values.reshape(expected)
+
+
+def _rectangular(values: ArrayLike, name: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be a rectangular array: every object the same number of values") from error
+    if array.size == 0:
+        raise ValueError(f"{name} must not be empty, got shape {array.shape}; leave it out when there are none")
+    return array

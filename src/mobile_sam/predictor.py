@@ -30,6 +30,28 @@ if TYPE_CHECKING:
 IMAGE_FORMATS = ("RGB", "BGR")
 
 
+def check_image_format(image_format: str) -> None:
+    """Check that `image_format` is one of IMAGE_FORMATS.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if image_format not in IMAGE_FORMATS:
+        raise ValueError(f"image_format must be one of {', '.join(IMAGE_FORMATS)}, got {image_format!r}")
+
+
+def read_rgb(image: ImageSource, image_format: str) -> NDArray[np.uint8]:
+    """Read a picture whose channels, if it is an array, are in the order of `image_format`: (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: an unknown format, or something that is no picture. FileNotFoundError: no such file.
+    """
+    check_image_format(image_format)
+    pixels = read_image(image)
+    is_reversed = image_format == "BGR" and isinstance(image, np.ndarray)
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if is_reversed else pixels
+
+
 class SamPredictor:
     """Set a picture once, then ask for the masks of points, boxes and masks.
 
@@ -41,10 +63,9 @@ class SamPredictor:
         num_threads: CPU threads for onnxruntime; 0 is its own choice.
 
     Raises:
-        ValueError: a combination that does not exist. MissingDependencyError: an engine that is not installed.
+        ValueError: a combination that does not exist, such as a module and an engine already made.
+        MissingDependencyError: an engine that is not installed.
     """
-
-    mask_threshold = 0.0
 
     def __init__(
         self,
@@ -56,6 +77,8 @@ class SamPredictor:
         num_threads: int = 0,
     ) -> None:
         if isinstance(engine, Engine):
+            if model is not None:
+                raise ValueError("model came with an engine already made, which has a model; pass one of the two")
             self.engine = engine
         else:
             self.engine = make_engine(engine, model, device=device, precision=precision, num_threads=num_threads)
@@ -117,6 +140,11 @@ class SamPredictor:
         return self.input_size[1] if self.input_size else None
 
     @property
+    def mask_threshold(self) -> float:
+        """A pixel belongs to a mask where its logit is greater: the module's own threshold where there is one, or 0."""
+        return float(getattr(self.model, "mask_threshold", 0.0))
+
+    @property
     def device(self) -> Any:
         """The torch device; the string "cpu" on engines without torch."""
         return getattr(self.engine, "device", "cpu")
@@ -157,22 +185,14 @@ class SamPredictor:
                 f"transformed_image must be (1, 3, h, w) with a longer side of {side}, got {shape}; "
                 "use predictor.transform.apply_image first"
             )
-        pixels = transformed_image[0].permute(1, 2, 0).float().cpu().numpy()  # (h, w, 3)
+        pixels = transformed_image[0].permute(1, 2, 0).detach().float().cpu().numpy()  # (h, w, 3)
         features = self.engine.encode_input(normalise_and_pad(pixels, side)[None])
         image_h, image_w = original_image_size
         self._embedding = Embedding(features, (int(image_h), int(image_w)), (shape[2], shape[3]), self.engine.model_id)
 
     def encode(self, images: Sequence[ImageSource], image_format: str = "RGB") -> list[Embedding]:
         """Encode several pictures without setting any; see `set_image` for what a picture may be."""
-        if image_format not in IMAGE_FORMATS:
-            raise ValueError(f"image_format must be one of {', '.join(IMAGE_FORMATS)}, got {image_format!r}")
-        arrays = []
-        for image in images:
-            array = read_image(image)
-            if image_format == "BGR" and isinstance(image, np.ndarray):
-                array = np.ascontiguousarray(array[:, :, ::-1])
-            arrays.append(array)
-        return self.engine.encode(arrays)
+        return self.engine.encode([read_rgb(image, image_format) for image in images])
 
     def get_image_embedding(self) -> Any:
         """Return the features of the current picture: (1, 256, 64, 64) float32.

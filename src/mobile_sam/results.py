@@ -151,7 +151,7 @@ class Results:
     @property
     def orig_img(self) -> NDArray[np.uint8]:
         """The picture, (H, W, 3) uint8 BGR, as OpenCV shows it."""
-        return self._image[:, :, ::-1]
+        return np.ascontiguousarray(self._image[:, :, ::-1])
 
     @property
     def orig_shape(self) -> tuple[int, int]:

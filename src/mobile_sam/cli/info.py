@@ -9,12 +9,12 @@ def info() -> None:
 
     from mobile_sam._version import __version__
     from mobile_sam.core.weights import BUNDLED, bundled_weights_path, count_parameters, verify_bundled_weights
-    from mobile_sam.engines import ENGINES, describe_engine, why_unavailable
+    from mobile_sam.engines import ENGINES
 
     print(f"mobile-sam {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print("\nengines")
     for name in ENGINES:
-        print(f"  {name:12} {why_unavailable(name) or describe_engine(name)}")
+        print(f"  {name:12} {_describe(name)}")
     verify_bundled_weights()
     path = bundled_weights_path()
     print(f"\nweights\n  {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -25,3 +25,17 @@ def info() -> None:
     for part, count in counts.items():
         print(f"  {part:15} {count:>10,}")
     print(f"  {'all':15} {sum(counts.values()):>10,}")
+
+
+def _describe(engine_name: str) -> str:
+    """Say what is known of an engine, or why it cannot run; torch is not imported for that, which takes seconds."""
+    from importlib.metadata import version
+
+    from mobile_sam.engines import PRECISIONS, describe_engine, why_unavailable
+
+    try:
+        if engine_name == "torch":
+            return why_unavailable(engine_name) or f"{version('torch')}; {', '.join(PRECISIONS)}"
+        return why_unavailable(engine_name) or describe_engine(engine_name)
+    except ImportError as error:
+        return f"is installed but does not work: {error}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import Annotated
 
@@ -11,7 +13,9 @@ from mobile_sam._version import __version__
 from mobile_sam.cli.info import info
 from mobile_sam.cli.segment import segment
 
+OUTPUT_CLOSED = 1  # exit code when nobody reads what is printed, as in `mobile-sam info | head -1`
 USER_ERROR = 2  # exit code for a mistake in what the user gave
+INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT
 
 app = typer.Typer(
     name="mobile-sam",
@@ -40,11 +44,29 @@ def _options(
 
 def run() -> None:
     """Run the command line; a mistake of the user ends in one clear line and exit code 2, never in a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal's encoding lacks
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush_stdout()
+    except BrokenPipeError:
+        sys.exit(OUTPUT_CLOSED)
     except (ValueError, OSError, ImportError) as error:
         print(f"mobile-sam: error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     except MemoryError:
         print("mobile-sam: error: not enough memory for this picture; shrink it first", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _flush_stdout() -> None:
+    """Write out what is printed; where that fails, keep the interpreter from failing on it once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise

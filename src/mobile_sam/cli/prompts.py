@@ -41,6 +41,9 @@ def parse_prompts(points: list[str], boxes: list[str], file: Path | None) -> lis
     if not marks:
         return [Prompt.of(box=box) for box in corners]
     labels = [mark[2] if len(mark) == 3 else 1 for mark in marks]
+    for text, label in zip(points, labels, strict=True):
+        if label not in (0, 1):
+            raise ValueError(f"--point {text!r}: the label must be 1 (the object) or 0 (not the object)")
     return [Prompt.of([mark[:2] for mark in marks], labels, corners[0] if corners else None)]
 
 
@@ -55,8 +58,8 @@ def read_prompt_file(file: Path) -> list[Prompt]:
     if not file.is_file():
         raise FileNotFoundError(f"no prompt file at {file}")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))  # Windows editors may begin it with a mark
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(content, list) or not content or not all(isinstance(entry, dict) for entry in content):
         raise ValueError(f"{file} must hold {FILE_HELP}")
@@ -65,7 +68,7 @@ def read_prompt_file(file: Path) -> list[Prompt]:
     prompts = []
     for index, entry in enumerate(content):
         unknown = entry.keys() - {"points", "labels", "box"}
-        if unknown or not entry.keys() & {"points", "box"}:
+        if unknown or (entry.get("points") is None and entry.get("box") is None):
             raise ValueError(f"object {index} in {file} has the keys {sorted(entry)}; expected {FILE_HELP}")
         try:
             prompts.append(Prompt.of(entry.get("points"), entry.get("labels"), entry.get("box")))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mobile_sam.cli.outputs import check_outputs, picture_paths
 from mobile_sam.cli.prompts import FILE_HELP, parse_prompts
 
 if TYPE_CHECKING:
@@ -55,21 +57,33 @@ def segment(
 
     Without --multimask each object gets one mask; for a single click, which is ambiguous, it is the best of three.
     """
-    asked = parse_prompts(point or [], box or [], prompts)
-    target = output or Path(f"{photo.stem}_{style.value}.png")
-    _check_writable(target, json_path)
-    spent_ms: dict[str, float] = {}
-    image, made = _read_and_load(photo, engine, spent_ms)
-    predictions = _predict(image, made, asked, multimask, spent_ms)
-    with _timed("write", spent_ms):
-        written = _write_pictures(target, style, image, asked, predictions)
-    report = _report(photo, image, made, asked, predictions, spent_ms)
-    if json_path is not None:
-        from mobile_sam.core.files import write_text_atomic
+    from concurrent.futures import ThreadPoolExecutor
 
-        write_text_atomic(json_path, json.dumps(report, indent=1) + "\n")
-        written.append(json_path)
-    _print_report(report, written)
+    spent_ms: dict[str, float] = {}
+    with ThreadPoolExecutor(1) as background:
+        loading = background.submit(_load, engine, spent_ms)  # takes longer than all that this thread does meanwhile
+        asked = parse_prompts(point or [], box or [], prompts)
+        num_pictures = (3 if multimask else 1) * (1 if style is Style.overlay else len(asked))
+        pictures = picture_paths(output or Path(f"{photo.stem}_{style.value}.png"), num_pictures)
+        inputs = {"the photo": photo, "the prompt file": prompts}
+        check_outputs(pictures, json_path, inputs, has_opacity=style is Style.cutout)
+        image = _read(photo, asked, pictures[0], spent_ms)
+        loaded = loading.result()
+    predictions = _predict(image, loaded, asked, multimask, spent_ms)
+    answer = _Answer(photo, image, loaded, asked, predictions, spent_ms)
+    _print_report(_write(answer, style, pictures, json_path), [*pictures, *([json_path] if json_path else [])])
+
+
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """All there is to report of one picture."""
+
+    photo: Path
+    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    engine: Engine
+    prompts: list[Prompt]
+    predictions: list[Prediction]  # one for each prompt
+    spent_ms: dict[str, float]  # by stage
 
 
 @contextmanager
@@ -79,25 +93,26 @@ def _timed(stage: str, spent_ms: dict[str, float]) -> Iterator[None]:
     spent_ms[stage] = round(1e3 * (time.perf_counter() - started), 1)
 
 
-def _read_and_load(photo: Path, engine_name: str, spent_ms: dict[str, float]) -> tuple[NDArray[np.uint8], Engine]:
-    """Read the picture while another thread loads the networks: each takes about as long as the other."""
-    from concurrent.futures import ThreadPoolExecutor
+def _load(engine_name: str, spent_ms: dict[str, float]) -> Engine:
+    with _timed("load", spent_ms):
+        from mobile_sam.engines import make_engine
 
-    from mobile_sam.engines import make_engine
+        engine = make_engine(engine_name)
+        engine.load()
+    return engine
 
-    def load() -> Engine:
-        with _timed("load", spent_ms):
-            engine = make_engine(engine_name)
-            engine.load()
-        return engine
 
-    with ThreadPoolExecutor(1) as pool:
-        loading = pool.submit(load)
-        with _timed("read", spent_ms):
-            from mobile_sam.core.images import read_image
+def _read(photo: Path, prompts: list[Prompt], target: Path, spent_ms: dict[str, float]) -> NDArray[np.uint8]:
+    """Read the picture, and see that the prompts lie in it and that the target can hold one of its size."""
+    with _timed("read", spent_ms):
+        from mobile_sam.core.images import check_image_path, read_image
 
-            image = read_image(photo)
-        return image, loading.result()
+        image = read_image(photo)
+    size_hw = (image.shape[0], image.shape[1])
+    for prompt in prompts:
+        prompt.check_inside(size_hw)
+    check_image_path(target, size_hw=size_hw)
+    return image
 
 
 def _predict(
@@ -105,8 +120,6 @@ def _predict(
 ) -> list[Prediction]:
     from mobile_sam.predictor import SamPredictor
 
-    for prompt in prompts:
-        prompt.check_inside((image.shape[0], image.shape[1]))
     predictor = SamPredictor(engine=engine)
     with _timed("encode", spent_ms):
         predictor.set_image(image)
@@ -125,56 +138,47 @@ def _is_lone_click(prompt: Prompt) -> bool:
     return len(prompt.labels) == 1 and prompt.box_xyxy is None
 
 
-def _write_pictures(
-    target: Path, style: Style, image: NDArray[np.uint8], prompts: list[Prompt], predictions: list[Prediction]
-) -> list[Path]:
-    """Write one overlay of all masks (one for each of three with --multimask), or one file for each mask."""
+def _write(answer: _Answer, style: Style, pictures: list[Path], json_path: Path | None) -> dict[str, Any]:
+    """Write the pictures and the JSON, all of them or none, and return what the JSON holds."""
+    from mobile_sam.core.files import atomic_path
+    from mobile_sam.core.images import write_image
+
+    with ExitStack() as files:
+        temporaries = [files.enter_context(atomic_path(path)) for path in pictures]
+        json_file = files.enter_context(atomic_path(json_path)) if json_path else None
+        with _timed("write", answer.spent_ms):
+            for temporary, picture in zip(temporaries, _draw(answer, style), strict=True):
+                write_image(temporary, picture)
+        report = _report(answer)
+        if json_file is not None:
+            json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def _draw(answer: _Answer, style: Style) -> Iterator[NDArray[Any]]:
+    """Draw one overlay of all objects (one for each of three masks with --multimask), or a picture for each mask."""
     import numpy as np
 
     from mobile_sam.core.draw import cutout
-    from mobile_sam.core.images import write_image
     from mobile_sam.results import draw_result
 
+    by_object = [prediction.masks for prediction in answer.predictions]  # each (M, H, W)
     if style is Style.overlay:
-        levels = [np.stack(masks) for masks in zip(*(prediction.masks for prediction in predictions), strict=True)]
-        pictures = (draw_result(image, masks, prompts) for masks in levels)
-        num_pictures = len(levels)
-    else:
-        flat = [mask for prediction in predictions for mask in prediction.masks]
-        pictures = (mask if style is Style.mask else cutout(image, mask) for mask in flat)
-        num_pictures = len(flat)
-    paths = [target] if num_pictures == 1 else [
-        target.with_name(f"{target.stem}-{number}{target.suffix}") for number in range(1, num_pictures + 1)
-    ]  # fmt: skip
-    for path, picture in zip(paths, pictures, strict=True):
-        write_image(path, picture)
-    return paths
+        for level in zip(*by_object, strict=True):
+            yield draw_result(answer.image, np.stack(level), answer.prompts)
+        return
+    for mask in (mask for masks in by_object for mask in masks):
+        yield mask if style is Style.mask else cutout(answer.image, mask)
 
 
-def _check_writable(target: Path, json_path: Path | None) -> None:
-    """Find out before the work, not after it, that a result could not be written."""
-    from mobile_sam.core.images import check_image_path
-
-    check_image_path(target)
-    if json_path is not None and not json_path.resolve().parent.is_dir():
-        raise FileNotFoundError(f"cannot write {json_path}: the folder {json_path.parent} does not exist")
-
-
-def _report(
-    photo: Path,
-    image: NDArray[np.uint8],
-    engine: Engine,
-    prompts: list[Prompt],
-    predictions: list[Prediction],
-    spent_ms: dict[str, float],
-) -> dict[str, Any]:
+def _report(answer: _Answer) -> dict[str, Any]:
     """Collect what is printed and written as JSON."""
     import numpy as np
 
     from mobile_sam.core.masks import encode_rle, masks_to_boxes
 
     masks = []
-    for index, (prompt, prediction) in enumerate(zip(prompts, predictions, strict=True)):
+    for index, (prompt, prediction) in enumerate(zip(answer.prompts, answer.predictions, strict=True)):
         for mask, score, (x1, y1, x2, y2) in zip(
             prediction.masks, prediction.iou_predictions, masks_to_boxes(prediction.masks).tolist(), strict=True
         ):
@@ -189,11 +193,11 @@ def _report(
                 "prompt": prompt.to_json(),
             })  # fmt: skip
     return {
-        "image": str(photo),
-        "size": [image.shape[0], image.shape[1]],
-        "engine": engine.name,
-        "model": engine.model_id,
-        "milliseconds": {stage: spent_ms[stage] for stage in ("read", "load", "encode", "decode", "write")},
+        "image": str(answer.photo),
+        "size": [answer.image.shape[0], answer.image.shape[1]],
+        "engine": answer.engine.name,
+        "model": answer.engine.model_id,
+        "milliseconds": {stage: answer.spent_ms[stage] for stage in ("read", "load", "encode", "decode", "write")},
         "masks": masks,
     }
 

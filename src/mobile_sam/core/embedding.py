@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,6 +18,23 @@ from mobile_sam.core.geometry import LongSideResize
 
 EMBEDDING_CHANNELS = 256
 EMBEDDING_STRIDE = 16  # model pixels per embedding cell
+
+# What `numpy.load` and the conversion of its fields were seen to raise on damaged and foreign files.
+_UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,10 +112,9 @@ class Embedding:
             )
         try:
             with np.load(source, allow_pickle=False) as stored:
-                fields = {name: stored[name] for name in ("features", "image_hw", "input_hw", "model_id")}
-        except (KeyError, OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+                features, model_id = stored["features"], str(stored["model_id"])
+                image_h, image_w = (int(side) for side in stored["image_hw"])
+                input_h, input_w = (int(side) for side in stored["input_hw"])
+            return cls(features, (image_h, image_w), (input_h, input_w), model_id)
+        except _UNREADABLE as error:
             raise ValueError(f"{source} is not an embedding file, or it is damaged: {error}") from error
-        features, model_id = fields["features"], str(fields["model_id"])
-        image_h, image_w = (int(side) for side in fields["image_hw"])
-        input_h, input_w = (int(side) for side in fields["input_hw"])
-        return cls(features, (image_h, image_w), (input_h, input_w), model_id)

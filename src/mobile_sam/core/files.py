@@ -23,9 +23,29 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         A path in the same folder, where nothing exists yet.
 
     Raises:
+        OSError, ValueError: as `check_writable` does; an OSError while writing names `path`, not the temporary one.
+    """
+    check_writable(path)
+    target = Path(os.path.realpath(path))
+    temporary = target.parent / f".mobile-sam-{secrets.token_hex(8)}{target.suffix}"
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = os.fspath(path)
+        raise
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Find out whether a file could be written at `path`, before doing the work whose result it is.
+
+    Raises:
         FileNotFoundError: if the folder does not exist.
         NotADirectoryError: if its parent is a file.
         IsADirectoryError: if `path` is a folder.
+        PermissionError: if nothing may be created in the folder.
         ValueError: if `path` is a device or a pipe, which could only be destroyed by replacing it.
     """
     target = Path(os.path.realpath(path))
@@ -38,13 +58,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise IsADirectoryError(f"cannot write {os.fspath(path)}: it is a folder; name a file inside it")
     if target.exists() and not target.is_file():
         raise ValueError(f"cannot write {os.fspath(path)}: it is no regular file and would be replaced; name a file")
-    temporary = folder / f".mobile-sam-{secrets.token_hex(8)}{target.suffix}"
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write {os.fspath(path)}: no permission to create files in {folder}")
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.core.errors import ImageReadError
-from mobile_sam.core.files import atomic_path
+from mobile_sam.core.files import atomic_path, check_writable
 from mobile_sam.core.pixels import bands_of_rows, over_white, to_rgb_uint8
 
 if TYPE_CHECKING:
@@ -101,7 +101,6 @@ def write_image(path: str | os.PathLike[str], array: NDArray[Any]) -> None:
         FileNotFoundError: if the folder does not exist.
         ValueError: if the suffix is unknown, or the array has a shape, dtype or size that the format cannot hold.
     """
-    file_format = _file_format(Path(path))
     array = np.asarray(array)
     is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8)
     if not is_image or array.dtype not in (np.bool_, np.uint8) or array.size == 0:
@@ -109,20 +108,17 @@ def write_image(path: str | os.PathLike[str], array: NDArray[Any]) -> None:
             f"array must be (H, W) bool or (H, W), (H, W, 3) or (H, W, 4) uint8, got {array.shape} {array.dtype}"
         )
     has_opacity = array.ndim == 3 and array.shape[2] == 4
-    if has_opacity and not file_format.holds_opacity:
-        raise ValueError(f"{os.fspath(path)}: {file_format.name} holds no opacity; use .png, .webp or .tif, or drop it")
-    if max(array.shape[:2]) > file_format.max_side:
-        raise ValueError(
-            f"{os.fspath(path)}: {file_format.name} holds at most {file_format.max_side} pixels a side,"
-            f" got {array.shape[:2]} (H, W); use .png or .tif"
-        )
+    check_image_path(path, has_opacity=has_opacity, size_hw=(array.shape[0], array.shape[1]))
     from PIL import Image
 
     pixels = np.where(array, np.uint8(255), np.uint8(0)) if array.dtype == np.bool_ else array
+    file_format = _file_format(Path(path))
     is_lossless_webp = file_format.name == "WEBP" and (array.ndim == 2 or has_opacity)
     options = {"lossless": True, "exact": True} if is_lossless_webp else file_format.options
+    encoded = io.BytesIO()  # a write that fails in Pillow's hands loses the reason (disk full, quota)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(encoded, format=file_format.name, **options)
     with atomic_path(path) as temporary:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(temporary, format=file_format.name, **options)
+        temporary.write_bytes(encoded.getbuffer())
 
 
 @dataclass(frozen=True)
@@ -133,10 +129,13 @@ class _FileFormat:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+_RUN_LENGTHS = 3
+"""zlib's Z_RLE. After PNG's filters a photograph holds little else to find: at 1920 x 1080 writing takes 101 ms where
+the default strategy takes 171, for 6 % more bytes; masks, cut-outs and smooth photographs come out smaller, too."""
 _JPEG = _FileFormat("JPEG", max_side=65_500, holds_opacity=False, options={"quality": 95})
 _TIFF = _FileFormat("TIFF", options={"compression": "tiff_lzw", "tiffinfo": {317: 2}})  # 317: differences
 _FORMATS = {
-    ".png": _FileFormat("PNG", options={"compress_level": 3}),
+    ".png": _FileFormat("PNG", options={"compress_level": 3, "compress_type": _RUN_LENGTHS}),
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
     ".webp": _FileFormat("WEBP", max_side=16_383, options={"quality": 95}),
@@ -146,17 +145,30 @@ _FORMATS = {
 }
 
 
-def check_image_path(path: str | os.PathLike[str]) -> None:
+def check_image_path(
+    path: str | os.PathLike[str], *, has_opacity: bool = False, size_hw: tuple[int, int] | None = None
+) -> None:
     """Find out whether `write_image` could write here, before doing the work whose result it is.
 
+    Args:
+        path: as for `write_image`.
+        has_opacity: whether the picture will be (H, W, 4).
+        size_hw: its height and width, if they are known.
+
     Raises:
-        FileNotFoundError: if the folder does not exist.
-        ValueError: if the suffix is unknown.
+        OSError: if the folder does not exist or nothing may be written there, or `path` is a folder.
+        ValueError: if the suffix is unknown, or the format holds no opacity or no picture of this size.
     """
     target = Path(path)
-    _file_format(target)
-    if not target.resolve().parent.is_dir():
-        raise FileNotFoundError(f"cannot write {target}: the folder {target.parent} does not exist; create it first")
+    file_format = _file_format(target)
+    if has_opacity and not file_format.holds_opacity:
+        raise ValueError(f"cannot write {target}: {file_format.name} holds no opacity; use .png, .webp or .tif")
+    if size_hw is not None and max(size_hw) > file_format.max_side:
+        raise ValueError(
+            f"cannot write {target}: {file_format.name} holds at most {file_format.max_side} pixels a side,"
+            f" got {size_hw} (H, W); use .png or .tif"
+        )
+    check_writable(target)
 
 
 def _file_format(path: Path) -> _FileFormat:

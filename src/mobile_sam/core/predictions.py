@@ -48,5 +48,5 @@ class Prediction:
 
     def only(self, index: int) -> Prediction:
         """Return a prediction with just the mask at `index`."""
-        one = slice(index, index + 1)
+        one = [index]  # a list copies, so that the other masks can go
         return Prediction(self.masks[one], self.iou_predictions[one], self.low_res_logits[one])

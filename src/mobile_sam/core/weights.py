@@ -99,7 +99,7 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
         at which the tensors' bytes begin.
 
     Raises:
-        WeightsError: the file is too short or its header is not JSON.
+        WeightsError: the file is too short, its header is not JSON, or a tensor's bytes do not lie within the file.
     """
     file_bytes = path.stat().st_size
     with open(path, "rb") as file:
@@ -110,11 +110,29 @@ def read_safetensors_header(path: Path) -> tuple[dict[str, Any], int]:
         text = file.read(header_bytes)
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not a safetensors file: its header is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise WeightsError(f"{path} is not a safetensors file: its header is not a table of tensors")
+    for key, entry in header.items():
+        if key != "__metadata__":
+            _check_tensor_entry(path, key, entry, file_bytes - 8 - header_bytes)
     return header, 8 + header_bytes
+
+
+def _check_tensor_entry(path: Path, key: str, entry: Any, data_bytes: int) -> None:
+    try:
+        (start, end), shape, dtype = entry["data_offsets"], entry["shape"], entry["dtype"]
+        is_entry = isinstance(dtype, str) and all(
+            isinstance(length, int) and length >= 0 for length in (start, end - start, *shape)
+        )
+        is_entry = is_entry and (dtype != "F32" or end - start == 4 * math.prod(shape))
+    except (LookupError, TypeError, ValueError):
+        is_entry = False
+    if not is_entry:
+        raise WeightsError(f"{path} is not a safetensors file: {key} has no dtype, shape and data_offsets that agree")
+    if end > data_bytes:
+        raise WeightsError(f"{path} is truncated: it ends before the values of {key}; copy or download it again")
 
 
 def fingerprint(tensors: Iterable[tuple[str, tuple[int, ...], NDArray[np.float32]]]) -> str:
@@ -147,10 +165,8 @@ def fingerprint_of_file(path: Path) -> str:
             continue
         start = data_start + entry["data_offsets"][0]
         num_bytes = 4 * min(FINGERPRINT_VALUES, math.prod(entry["shape"]))
-        first_values = content[start : start + num_bytes]
-        if len(first_values) != num_bytes:
-            raise WeightsError(f"{path} is truncated: it ends before the values of {key}")
-        tensors.append((key, tuple(entry["shape"]), first_values.view("<f4")))
+        first_values = content[start : start + num_bytes].view("<f4")
+        tensors.append((key, tuple(entry["shape"]), first_values))
     return fingerprint(tensors)
 
 

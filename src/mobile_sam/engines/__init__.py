@@ -13,8 +13,8 @@ from mobile_sam.engines.base import Engine
 if TYPE_CHECKING:
     from mobile_sam.modeling.sam import Sam
 
-ENGINES = ("onnxruntime", "torch")
-"""Names of the engines: each is also the import name of the package it needs; torch is an extra of mobile-sam."""
+ENGINES = {"onnxruntime": "onnxruntime", "torch": "'mobile-sam[torch]'"}
+"""Each engine, named after the package it imports, and what pip has to install for it (torch is an extra)."""
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -23,7 +23,7 @@ __all__ = ["ENGINES", "PRECISIONS", "Engine", "describe_engine", "make_engine", 
 
 def why_unavailable(name: str) -> str | None:
     """Say why an engine cannot run here, or None when it can."""
-    return None if find_spec(name) else f"{name} is not installed; pip install 'mobile-sam[{name}]'"
+    return None if find_spec(name) else f"{name} is not installed; run: pip install {ENGINES[name]}"
 
 
 def describe_engine(name: str) -> str:
@@ -71,10 +71,9 @@ def make_engine(
         name = "onnxruntime" if runs_on_onnxruntime and precision == "fp32" else "torch"
     if name not in ENGINES:
         raise ValueError(f"unknown engine {name!r}; expected auto, {', '.join(ENGINES)}")
-    if why_unavailable(name):
-        raise MissingDependencyError(
-            f"the {name} engine needs {name}; run: pip install 'mobile-sam[{name}]'", name=name
-        )
+    reason = why_unavailable(name)
+    if reason:
+        raise MissingDependencyError(f"the {name} engine cannot run: {reason}", name=name)
     if name == "torch":
         from mobile_sam.engines.pytorch import TorchEngine
 

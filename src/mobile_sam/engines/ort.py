@@ -26,8 +26,7 @@ from mobile_sam.core.weights import (
 from mobile_sam.engines.base import Engine
 
 ENCODER_FILE = "encoder.onnx"
-MASK_TOKEN_DECODER_FILE = "mask_token_decoder.onnx"
-MASK_UPSCALER_FILE = "mask_upscaler.onnx"
+DECODER_FILE = "decoder.onnx"
 
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "onnxruntime"),
@@ -71,33 +70,31 @@ class OrtEngine(Engine):
     def _decode_some(
         self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        iou, mask_weights, image_tokens = self._mask_token_decoder.run(None, _decoder_feed(embedding, prompts))
-        wanted = np.ascontiguousarray(mask_weights[:, mask_tokens])  # (P, M, C/8)
-        (logits,) = self._mask_upscaler.run(None, {"image_tokens": image_tokens, "mask_weights": wanted})
-        return logits, iou[:, mask_tokens]
+        logits, iou = self._decoder.run(None, _decoder_feed(embedding, prompts, mask_tokens))
+        return logits, iou
 
     def load(self) -> None:
-        """Create all sessions now rather than at their first use."""
-        _ = self._encoder, self._mask_token_decoder, self._mask_upscaler
+        """Create both sessions now rather than at their first use."""
+        _ = self._encoder, self._decoder
 
     @cached_property
     def _encoder(self) -> Any:
         return self._session(ENCODER_FILE)
 
     @cached_property
-    def _mask_token_decoder(self) -> Any:
-        return self._session(MASK_TOKEN_DECODER_FILE)
+    def _decoder(self) -> Any:
+        return self._session(DECODER_FILE, may_spin=False)
 
-    @cached_property
-    def _mask_upscaler(self) -> Any:
-        return self._session(MASK_UPSCALER_FILE)
-
-    def _session(self, file_name: str) -> Any:
+    def _session(self, file_name: str, may_spin: bool = True) -> Any:
         import onnxruntime
 
         path = bundled_folder() / file_name
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._num_threads
+        if not may_spin:
+            # The decoder's operators are short. Threads that spin between them gain a tenth on an idle machine and lose
+            # half where something else wants the cores, such as the encoder's own threads (docs/log.md).
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._weights is not None:
             _replace_initializers(options, self._weights)
         try:
@@ -152,7 +149,9 @@ def _replace_initializers(options: Any, weights: Path) -> None:
     options.add_external_initializers(list(named), values)
 
 
-def _decoder_feed(embedding: Embedding, prompts: PromptBatch) -> dict[str, NDArray[np.float32]]:
+def _decoder_feed(
+    embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...]
+) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
     masks, has_mask = prompts.mask_logits, prompts.has_mask.astype(np.float32)
     if masks is None:  # one empty mask, shared by all prompts
         side = embedding.input_side // LOW_RES_STRIDE
@@ -163,4 +162,5 @@ def _decoder_feed(embedding: Embedding, prompts: PromptBatch) -> dict[str, NDArr
         "point_labels": prompts.labels,
         "mask_input": masks,
         "has_mask_input": has_mask,
+        "mask_tokens": np.array(mask_tokens, np.int64),
     }

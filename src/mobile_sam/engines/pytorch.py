@@ -13,13 +13,7 @@ from torch import Tensor
 
 from mobile_sam.build_sam import sam_from_checkpoint
 from mobile_sam.core.embedding import Embedding
-from mobile_sam.core.prompts import (
-    LABEL_BACKGROUND,
-    LABEL_BOX_LOWER_RIGHT,
-    LABEL_BOX_UPPER_LEFT,
-    LABEL_FOREGROUND,
-    PromptBatch,
-)
+from mobile_sam.core.prompts import LABEL_ABSENT, LABEL_BOX_LOWER_RIGHT, PromptBatch
 from mobile_sam.core.weights import FINGERPRINT_VALUES, bundled_weights_path, fingerprint
 from mobile_sam.engines.base import Engine
 from mobile_sam.modeling.fast_decoder import MaskTokenDecoder, MaskUpscaler
@@ -39,6 +33,9 @@ class TorchEngine(Engine):
             weights.
         device: None for the module's own device; for the bundled weights or a path, CUDA, then MPS, then the CPU.
         precision: "fp32", or "bf16" or "fp16" through autocast.
+
+    Raises:
+        ValueError: a device that is unknown or not present, or an unknown precision.
     """
 
     name = "torch"
@@ -46,6 +43,10 @@ class TorchEngine(Engine):
     def __init__(
         self, model: Sam | str | Path | None = None, *, device: str | None = None, precision: str = "fp32"
     ) -> None:
+        if precision != "fp32" and precision not in AUTOCAST_DTYPES:
+            raise ValueError(f"unknown precision {precision!r}; expected fp32, {', '.join(AUTOCAST_DTYPES)}")
+        if device is not None:
+            _check_device(device)
         if model is None or isinstance(model, (str, Path)):
             model = sam_from_checkpoint(model or bundled_weights_path())
             device = device or _best_device()
@@ -145,10 +146,7 @@ class TorchEngine(Engine):
         """Decode with whatever prompt encoder and decoder the user's module has: one by one, through SAM's methods."""
         answers = []
         for row in range(len(labels)):
-            is_point = (labels[row] == LABEL_BACKGROUND) | (labels[row] == LABEL_FOREGROUND)
-            is_corner = (labels[row] == LABEL_BOX_UPPER_LEFT) | (labels[row] == LABEL_BOX_LOWER_RIGHT)
-            points = (coords_xy[row][is_point][None], labels[row][is_point][None]) if is_point.any() else None
-            boxes = coords_xy[row][is_corner].reshape(1, 4) if is_corner.any() else None
+            points, boxes = _points_and_box(coords_xy[row], labels[row])
             mask_row = min(row, len(masks) - 1)
             mask = masks[mask_row][None] if has_mask[mask_row] > 0 else None
             sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=mask)
@@ -156,7 +154,10 @@ class TorchEngine(Engine):
                 features, self.model.prompt_encoder.get_dense_pe(), sparse, dense
             )
             answers.append((logits[:, wanted], iou[:, wanted]))
-        return torch.cat([logits for logits, _ in answers]), torch.cat([iou for _, iou in answers])
+        side_hw = (4 * features.shape[2], 4 * features.shape[3])
+        none = (features.new_zeros((0, len(wanted), *side_hw)), features.new_zeros((0, len(wanted))))
+        logits_parts, iou_parts = zip(none, *answers, strict=True)
+        return torch.cat(logits_parts), torch.cat(iou_parts)
 
     def _autocast(self) -> contextlib.AbstractContextManager[None]:
         if self.precision == "fp32":
@@ -168,6 +169,37 @@ def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    """Find out whether torch can put a tensor there; it says no with errors of several types."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"torch has no device {device!r} here ({reason}); leave device out for the best one"
+        ) from error
+
+
+def _points_and_box(coords_xy: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
+    """Undo the layout of `PromptBatch` for one prompt: what SAM's prompt encoder takes as points and as a box.
+
+    Behind the points stand two corners if there is a box, else the padding point, which SAM's encoder adds again.
+
+    Args:
+        coords_xy: (N, 2).
+        labels: (N,).
+
+    Returns:
+        Coordinates (1, K, 2) and labels (1, K) of the points, and the box (1, 4); None for what is not there.
+    """
+    is_present = labels != LABEL_ABSENT
+    coords_xy, labels = coords_xy[is_present], labels[is_present]
+    has_box = len(labels) > 0 and bool(labels[-1] == LABEL_BOX_LOWER_RIGHT)
+    num_points = max(0, len(labels) - (2 if has_box else 1))
+    points = (coords_xy[None, :num_points], labels[None, :num_points]) if num_points else None
+    return points, coords_xy[num_points:].reshape(1, 4) if has_box else None
 
 
 def _is_original_decoder(model: Sam) -> bool:

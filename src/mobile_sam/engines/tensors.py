@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mobile_sam.core.embedding import Embedding
-from mobile_sam.core.prompts import LABEL_BOX_LOWER_RIGHT, LABEL_BOX_UPPER_LEFT, LABEL_PADDING, PromptBatch
+from mobile_sam.core.prompts import (
+    LABEL_BOX_LOWER_RIGHT,
+    LABEL_BOX_UPPER_LEFT,
+    LABEL_PADDING,
+    LOW_RES_STRIDE,
+    PromptBatch,
+)
 from mobile_sam.engines.base import Engine
 from mobile_sam.engines.pytorch import TorchEngine
 
@@ -28,19 +34,23 @@ def predict_tensors(
         Logits (P, M, H, W), predicted IoU (P, M), low-resolution logits (P, M, 256, 256).
 
     Raises:
-        ValueError: no prompt at all, points without labels, or counts that differ.
+        ValueError: no prompt at all, points without labels, wrong shapes, or counts that differ.
     """
-    coords_xy, labels = stack_points_and_boxes(*prompts[:3], masks=prompts[3])
-    masks = prompts[3]
+    masks = _check_masks(prompts[3], embedding)
+    coords_xy, labels = stack_points_and_boxes(*prompts[:3], masks)
     if isinstance(engine, TorchEngine):
         features = torch.from_numpy(embedding.features).to(engine.device)
         low_res, iou = engine.decode_tensors(
-            features, coords_xy.to(engine.device), labels.to(engine.device), mask_tokens, masks
+            features,
+            coords_xy.to(engine.device),
+            labels.to(engine.device),
+            mask_tokens,
+            None if masks is None else masks.to(engine.device),
         )
     else:
         has_mask = np.full(len(labels), masks is not None)
-        mask_logits = None if masks is None else masks.expand(len(labels), -1, -1, -1).float().cpu().numpy()
-        batch = PromptBatch(coords_xy.float().cpu().numpy(), labels.float().cpu().numpy(), mask_logits, has_mask)
+        mask_logits = None if masks is None else masks.expand(len(labels), -1, -1, -1).cpu().numpy()
+        batch = PromptBatch(coords_xy.cpu().numpy(), labels.cpu().numpy(), mask_logits, has_mask)
         decoded = engine.decode(embedding, batch, mask_tokens)
         low_res, iou = torch.from_numpy(decoded.low_res_logits), torch.from_numpy(decoded.iou_predictions)
     return enlarge(low_res, embedding), iou, low_res
@@ -53,16 +63,23 @@ def stack_points_and_boxes(
 
     Points alone get one padding point, a box becomes its two corners.
     """
-    if points is not None and labels is None:
-        raise ValueError("point_coords came without point_labels; pass labels of shape (P, N)")
+    if (points is None) != (labels is None):
+        raise ValueError("point_coords and point_labels must come together, of shapes (P, N, 2) and (P, N)")
     coords_parts, label_parts = [], []
     if points is not None and labels is not None:
+        if points.ndim != 3 or points.shape[2] != 2 or labels.shape != points.shape[:2]:
+            raise ValueError(
+                "point_coords must be (P, N, 2) and point_labels (P, N), "
+                f"got {tuple(points.shape)} and {tuple(labels.shape)}"
+            )
         coords_parts.append(points.float())
         label_parts.append(labels.float())
         if boxes is None:
             coords_parts.append(points.new_zeros((len(points), 1, 2), dtype=torch.float32))
             label_parts.append(labels.new_full((len(points), 1), LABEL_PADDING, dtype=torch.float32))
     if boxes is not None:
+        if boxes.ndim == 0 or boxes.shape[-1] != 4:
+            raise ValueError(f"boxes must be (P, 4): x1, y1, x2, y2, got {tuple(boxes.shape)}")
         corners_xy = boxes.float().reshape(-1, 2, 2)
         coords_parts.append(corners_xy)
         label_parts.append(
@@ -71,11 +88,18 @@ def stack_points_and_boxes(
     if not coords_parts:
         if masks is None:
             raise ValueError("no prompt: pass point_coords with point_labels, boxes or mask_input")
-        return masks.new_zeros((len(masks), 0, 2), dtype=torch.float32), masks.new_zeros((len(masks), 0))
+        return masks.new_zeros((len(masks), 0, 2)), masks.new_zeros((len(masks), 0))
     counts = {len(part) for part in coords_parts} | ({len(masks)} - {1} if masks is not None else set())
     if len(counts) != 1:
         raise ValueError(f"points, boxes and masks must come for the same number of prompts, got {sorted(counts)}")
     return torch.cat(coords_parts, dim=1), torch.cat(label_parts, dim=1)
+
+
+def _check_masks(masks: Tensor | None, embedding: Embedding) -> Tensor | None:
+    side = embedding.input_side // LOW_RES_STRIDE
+    if masks is not None and masks.shape[1:] != (1, side, side):
+        raise ValueError(f"mask_input must be (P, 1, {side}, {side}) logits, got {tuple(masks.shape)}")
+    return None if masks is None else masks.float()
 
 
 def enlarge(low_res_logits: Tensor, embedding: Embedding) -> Tensor:

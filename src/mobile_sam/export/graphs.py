@@ -1,12 +1,11 @@
 """The ONNX graphs in the wheel: traced from the PyTorch modules, with every weight left in the safetensors file.
 
-Three graphs, opset 20:
+Two graphs, opset 20:
 
-encoder.onnx             image (B, 3, S, S) -> features (B, 256, S/16, S/16)
-mask_token_decoder.onnx  features (1, 256, S/16, S/16), point_coords (P, N, 2), point_labels (P, N),
-                         mask_input (D, 1, S/4, S/4), has_mask_input (D,) with D = 1 or P
-                         -> iou_predictions (P, 4), mask_weights (P, 4, 32), image_tokens (P, L, 256)
-mask_upscaler.onnx       image_tokens (P, L, 256), mask_weights (P, M, 32) -> low_res_logits (P, M, S/4, S/4)
+encoder.onnx   image (B, 3, S, S) -> features (B, 256, S/16, S/16)
+decoder.onnx   features (1, 256, S/16, S/16), point_coords (P, N, 2), point_labels (P, N),
+               mask_input (D, 1, S/4, S/4), has_mask_input (D,) with D = 1 or P, mask_tokens (M,) int64
+               -> low_res_logits (P, M, S/4, S/4), iou_predictions (P, M)
 
 The initializers carry the official keys and are ONNX "external data": file, offset and length of the same bytes in the
 safetensors file. BatchNorm is left in the graph, and runtimes fold it when they load it, because a folded weight would
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 
 from mobile_sam.core.files import atomic_path
 from mobile_sam.core.weights import read_safetensors_header
-from mobile_sam.modeling.fast_decoder import MaskTokenDecoder, MaskUpscaler
+from mobile_sam.modeling.fast_decoder import FastMaskDecoder
 from mobile_sam.modeling.sam import Sam
 
 OPSET = 20
@@ -58,11 +57,22 @@ class _Encoder(nn.Module):
         return self.image_encoder(image)  # type: ignore[no-any-return]
 
 
+class _Decoder(nn.Module):
+    """The fast decoder, with the parts it reads under the names that their keys begin with."""
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.prompt_encoder, self.mask_decoder = sam.prompt_encoder, sam.mask_decoder
+        self.fast = FastMaskDecoder(sam)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.fast(*inputs)  # type: ignore[no-any-return]
+
+
 def graph_specs(sam: Sam) -> list[GraphSpec]:
-    """Describe the three graphs of a model."""
+    """Describe the two graphs of a model."""
     side, (h, w) = sam.image_encoder.img_size, sam.prompt_encoder.image_embedding_size
     channels = sam.prompt_encoder.embed_dim
-    features, tokens = torch.zeros(1, channels, h, w), torch.zeros(2, h * w, channels)
     points, labels = torch.zeros(2, 3, 2), torch.ones(2, 3)
     mask, has_mask = torch.zeros(1, 1, 4 * h, 4 * w), torch.zeros(1)
     return [
@@ -71,25 +81,21 @@ def graph_specs(sam: Sam) -> list[GraphSpec]:
             {"image": {0: "B"}, "features": {0: "B"}},
         ),
         GraphSpec(
-            "mask_token_decoder.onnx", MaskTokenDecoder(sam), (features, points, labels, mask, has_mask),
-            ("features", "point_coords", "point_labels", "mask_input", "has_mask_input"),
-            ("iou_predictions", "mask_weights", "image_tokens"),
+            "decoder.onnx", _Decoder(sam),
+            (torch.zeros(1, channels, h, w), points, labels, mask, has_mask, torch.tensor([1, 2, 3])),
+            ("features", "point_coords", "point_labels", "mask_input", "has_mask_input", "mask_tokens"),
+            ("low_res_logits", "iou_predictions"),
             {
                 "point_coords": {0: "P", 1: "N"}, "point_labels": {0: "P", 1: "N"}, "mask_input": {0: "D"},
-                "has_mask_input": {0: "D"}, "iou_predictions": {0: "P"}, "mask_weights": {0: "P"},
-                "image_tokens": {0: "P"},
+                "has_mask_input": {0: "D"}, "mask_tokens": {0: "M"}, "low_res_logits": {0: "P", 1: "M"},
+                "iou_predictions": {0: "P", 1: "M"},
             },
-        ),
-        GraphSpec(
-            "mask_upscaler.onnx", MaskUpscaler(sam), (tokens, torch.zeros(2, 3, channels // 8)),
-            ("image_tokens", "mask_weights"), ("low_res_logits",),
-            {"image_tokens": {0: "P"}, "mask_weights": {0: "P", 1: "M"}, "low_res_logits": {0: "P", 1: "M"}},
         ),
     ]  # fmt: skip
 
 
 def export_graphs(sam: Sam, weights: Path, folder: Path) -> list[Path]:
-    """Write the three graphs of `sam` to `folder`, pointing into `weights`.
+    """Write the two graphs of `sam` to `folder`, pointing into `weights`.
 
     Args:
         sam: the model, in eval mode, on the CPU.

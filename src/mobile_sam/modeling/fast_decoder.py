@@ -30,6 +30,42 @@ from mobile_sam.modeling.sam import Sam
 from mobile_sam.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
 
 
+class FastMaskDecoder(nn.Module):
+    """Prompts in, masks out: `MaskTokenDecoder` and `MaskUpscaler` in one."""
+
+    def __init__(self, sam: Sam) -> None:
+        super().__init__()
+        self.token_decoder = MaskTokenDecoder(sam)
+        self.upscaler = MaskUpscaler(sam)
+
+    def forward(
+        self,
+        features: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        mask_tokens: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Decode P prompts over one embedding.
+
+        Args:
+            features: see `MaskTokenDecoder.forward`.
+            point_coords: see there.
+            point_labels: see there.
+            mask_input: see there.
+            has_mask_input: see there.
+            mask_tokens: (M,) int64, which of the four masks are wanted.
+
+        Returns:
+            Logits (P, M, 4h, 4w) and predicted IoU (P, M).
+        """
+        iou, mask_weights, image_tokens = self.token_decoder(
+            features, point_coords, point_labels, mask_input, has_mask_input
+        )
+        return self.upscaler(image_tokens, mask_weights[:, mask_tokens]), iou[:, mask_tokens]
+
+
 class MaskTokenDecoder(nn.Module):
     """Prompts in, judged mask tokens out: everything of SAM's decoder up to the upscaling.
 
