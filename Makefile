@@ -20,9 +20,11 @@ $(DEV)/.installed: pyproject.toml constraints.txt
 
 demo: $(RUNTIME)/.installed
 	mkdir -p demo
-	$(RUNTIME)/bin/mobile-sam segment examples/chelsea.png --box 90,20,420,285 -o demo/chelsea_overlay.png
-	$(RUNTIME)/bin/mobile-sam segment examples/chelsea.png --box 90,20,420,285 --style cutout -o demo/chelsea_cutout.png
-	@echo "Open $(CURDIR)/demo/chelsea_overlay.png and $(CURDIR)/demo/chelsea_cutout.png"
+	$(RUNTIME)/bin/mobile-sam segment examples/astronaut.png \
+		--box 20,10,365,511 --box 350,2,465,290 --box 270,340,508,511 -o demo/astronaut_overlay.png
+	$(RUNTIME)/bin/mobile-sam segment examples/astronaut.png --box 20,10,365,511 --style cutout \
+		-o demo/astronaut_cutout.png
+	@echo "Open $(CURDIR)/demo/astronaut_overlay.png and $(CURDIR)/demo/astronaut_cutout.png"
 
 test: $(DEV)/.installed
 	$(DEV)/bin/python -m pytest
