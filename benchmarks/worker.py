@@ -85,7 +85,6 @@ class Worker:
             return predictor_class(sam_model_registry["vit_t"](checkpoint=self.checkpoint).eval())
         options = {} if self.variant == "onnxruntime" else {"engine": self.variant}
         predictor = predictor_class(**options, num_threads=self.threads or 0)
-        predictor.engine.load()  # else made at the first picture: the original loads everything here as well
         return predictor
 
     def encode(self, picture: str, save: str | None = None) -> Answer:

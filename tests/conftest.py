@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from mobile_sam import SamPredictor
+from mobile_sam.engines import Engine
 
 ROOT = Path(__file__).parent.parent
 PICTURES = {"astronaut": "astronaut.png", "chelsea": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
@@ -40,6 +41,39 @@ def cat_predictor(onnx_predictor: SamPredictor, cat_embedding) -> SamPredictor:
 @pytest.fixture(scope="session")
 def cat_embedding(onnx_predictor: SamPredictor, examples: Path):
     return onnx_predictor.encode([examples / "chelsea.png"])[0]
+
+
+class DiscEngine(Engine):
+    """Quick, and easy to foresee: features are pixels of the picture, masks are discs.
+
+    Mask token m of a prompt is a disc of 40 * (m + 1) model pixels around the mean of its points of the object and its
+    box corners, or around the mean of its mask; its predicted IoU is 0.5 + m / 10.
+    """
+
+    name = "disc"
+    model_id = "disc"
+
+    def encode_input(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.tile(model_input[:, :, ::16, ::16], (1, 86, 1, 1))[:, :256].copy()
+
+    def _decode_some(self, embedding, prompts, mask_tokens):
+        y, x = 4 * np.mgrid[:256, :256] + 2  # model pixels
+        radii = 40 * (1 + np.array(mask_tokens)).reshape(-1, 1, 1)
+        logits = []
+        for row in range(len(prompts)):
+            wanted = prompts.coords_xy[row][prompts.labels[row] > 0]
+            if not len(wanted):
+                inside = prompts.mask_logits[row, 0] > 0
+                wanted = np.stack([x[inside], y[inside]], axis=1)
+            centre_x, centre_y = wanted.mean(axis=0)
+            logits.append(radii - np.hypot(x - centre_x, y - centre_y))
+        scores = np.tile(0.5 + np.array(mask_tokens) / 10, (len(prompts), 1))
+        return np.stack(logits).astype(np.float32), scores.astype(np.float32)
+
+
+@pytest.fixture
+def disc_engine() -> DiscEngine:
+    return DiscEngine()
 
 
 @dataclass

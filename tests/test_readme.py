@@ -1,5 +1,6 @@
 """Every block of code in the README and the guide runs as it stands, in a folder that has examples/ beside it."""
 
+import itertools
 import os
 import re
 import shlex
@@ -47,7 +48,7 @@ def test_command_runs(folder, name, line):
     command = [sys.executable, "-c", "from mobile_sam.cli.main import run; run()", *words[1:]]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"}, check=False)
     assert done.returncode == 0, done.stderr
-    for option, value in zip(words, words[1:], strict=False):
+    for option, value in itertools.pairwise(words):
         if option in ("-o", "--json"):
             stem = Path(value)
             numbered = list(folder.glob(f"{stem.stem}-*{stem.suffix}"))

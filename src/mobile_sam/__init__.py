@@ -5,7 +5,9 @@ Names are loaded when they are first used, so `import mobile_sam` is quick and n
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from mobile_sam._version import __version__
@@ -65,8 +67,31 @@ def __getattr__(name: str) -> Any:
     """Load a public name from the module it lives in (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'mobile_sam' has no attribute {name!r}; it has {', '.join(sorted(_HOMES))}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from mobile_sam.core.errors import MissingDependencyError
+
+        advice = f"mobile_sam.{name} needs PyTorch; run: pip install 'mobile-sam[torch]'"
+        raise MissingDependencyError(advice, name="torch") from error
 
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
+
+
+class _Package(ModuleType):
+    """The package, in which the name `build_sam` is SAM's function although a submodule has it as well."""
+
+    @property
+    def build_sam(self) -> Any:
+        return __getattr__("build_sam")
+
+    @build_sam.setter
+    def build_sam(self, submodule: ModuleType) -> None:
+        """Ignore the submodule, which the import system binds here once it is loaded."""
+
+
+sys.modules[__name__].__class__ = _Package

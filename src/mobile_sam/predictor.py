@@ -19,7 +19,6 @@ from mobile_sam.core.masks import upscale_logits, upscale_to_mask
 from mobile_sam.core.predictions import MULTI_MASK, SINGLE_MASK, Decoded, Prediction
 from mobile_sam.core.prompts import Prompt, PromptBatch
 from mobile_sam.engines import Engine, make_engine
-from mobile_sam.engines.base import normalise_and_pad
 from mobile_sam.utils.transforms import ResizeLongestSide
 
 if TYPE_CHECKING:
@@ -186,7 +185,7 @@ class SamPredictor:
                 "use predictor.transform.apply_image first"
             )
         pixels = transformed_image[0].permute(1, 2, 0).detach().float().cpu().numpy()  # (h, w, 3)
-        features = self.engine.encode_input(normalise_and_pad(pixels, side)[None])
+        features = self.engine.encode_input(self.engine.normalise_and_pad(pixels)[None])
         image_h, image_w = original_image_size
         self._embedding = Embedding(features, (int(image_h), int(image_w)), (shape[2], shape[3]), self.engine.model_id)
 

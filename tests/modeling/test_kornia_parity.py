@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mobile_sam.build_sam import build_sam_vit_t
+from mobile_sam.build_sam import build_sam_vit_b, build_sam_vit_t
 from mobile_sam.modeling import ImageEncoderViT, TinyViT
 from mobile_sam.modeling.tiny_vit_sam import TINY_VIT_CONFIGS
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    kornia_sam = pytest.importorskip("kornia.models.sam")
-    kornia_tiny_vit = pytest.importorskip("kornia.models.tiny_vit")
-    kornia_image_encoder = pytest.importorskip("kornia.models.sam.architecture.image_encoder")
+    import kornia.models.sam as kornia_sam
+    import kornia.models.sam.architecture.image_encoder as kornia_image_encoder
+    import kornia.models.tiny_vit as kornia_tiny_vit
 
 CLASSIFIER = ("norm_head.", "head.")
 
@@ -54,6 +54,17 @@ def test_vit_embeds_an_image_like_kornias(randomize):
         assert_close(ours(image), expected, rtol=1e-4, atol=1e-4)
         ours.blocks[0].attn.rel_pos_h.zero_()
         assert (ours(image) - expected).abs().max() > 0.01
+
+
+def test_vit_b_at_its_true_size_embeds_an_image_like_kornias():
+    ours, theirs = (
+        build_sam_vit_b().image_encoder,
+        kornia_sam.Sam.from_config(kornia_sam.SamConfig("vit_b")).image_encoder,
+    )
+    theirs.eval().load_state_dict(ours.state_dict(), strict=True)
+    image = torch.randn(1, 3, 1024, 1024)
+    with torch.no_grad():
+        assert_close(ours(image), theirs(image), rtol=1e-4, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

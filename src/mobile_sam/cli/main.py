@@ -65,6 +65,8 @@ def run() -> None:
 
 def _flush_stdout() -> None:
     """Write out what is printed; where that fails, keep the interpreter from failing on it once more at its end."""
+    if sys.stdout is None:  # closed from the start, as by the shell's >&-
+        return
     try:
         sys.stdout.flush()
     except OSError:

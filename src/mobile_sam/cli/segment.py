@@ -97,9 +97,7 @@ def _load(engine_name: str, spent_ms: dict[str, float]) -> Engine:
     with _timed("load", spent_ms):
         from mobile_sam.engines import make_engine
 
-        engine = make_engine(engine_name)
-        engine.load()
-    return engine
+        return make_engine(engine_name)
 
 
 def _read(photo: Path, prompts: list[Prompt], target: Path, spent_ms: dict[str, float]) -> NDArray[np.uint8]:

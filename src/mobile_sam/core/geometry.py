@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+PIXEL_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, R, G, B, 0 to 255: what SAM's encoders were trained with
+PIXEL_STD = (58.395, 57.12, 57.375)
+
 
 @dataclass(frozen=True)
 class LongSideResize:

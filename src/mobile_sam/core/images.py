@@ -109,16 +109,41 @@ def write_image(path: str | os.PathLike[str], array: NDArray[Any]) -> None:
         )
     has_opacity = array.ndim == 3 and array.shape[2] == 4
     check_image_path(path, has_opacity=has_opacity, size_hw=(array.shape[0], array.shape[1]))
+    pixels = np.where(array, np.uint8(255), np.uint8(0)) if array.dtype == np.bool_ else array
+    encoded = _encoded(np.ascontiguousarray(pixels), _file_format(Path(path)))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded)
+
+
+def _encoded(pixels: NDArray[np.uint8], file_format: _FileFormat) -> memoryview:
+    """Encode in memory: where Pillow itself writes to a disk that is full, the reason gets lost."""
+    if file_format.name == "PNG":
+        return _encoded_png(pixels)
     from PIL import Image
 
-    pixels = np.where(array, np.uint8(255), np.uint8(0)) if array.dtype == np.bool_ else array
-    file_format = _file_format(Path(path))
-    is_lossless_webp = file_format.name == "WEBP" and (array.ndim == 2 or has_opacity)
-    options = {"lossless": True, "exact": True} if is_lossless_webp else file_format.options
-    encoded = io.BytesIO()  # a write that fails in Pillow's hands loses the reason (disk full, quota)
-    Image.fromarray(np.ascontiguousarray(pixels)).save(encoded, format=file_format.name, **options)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.getbuffer())
+    is_lossless_webp = file_format.name == "WEBP" and (pixels.ndim == 2 or pixels.shape[2] == 4)
+    options = _LOSSLESS_WEBP if is_lossless_webp else file_format.options
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format=file_format.name, **options)
+    return buffer.getbuffer()
+
+
+def _encoded_png(pixels: NDArray[np.uint8]) -> memoryview:
+    """Encode as PNG with one filter and run lengths, since filtered photographs hold little else to find.
+
+    Of 3840 x 2160 in 72 ms, where Pillow, trying all filters at its level 3, takes 216 ms for 13 % more bytes; other
+    photographs came out 6 % smaller to 7 % larger, masks and cut-outs smaller, flat graphics several times larger.
+    """
+    import cv2
+
+    if pixels.ndim == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)  # type: ignore[assignment]
+    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # older ones take a filter as fast
+        options += [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP]
+    is_done, encoded = cv2.imencode(".png", pixels, options)
+    assert is_done
+    return encoded.data
 
 
 @dataclass(frozen=True)
@@ -129,16 +154,16 @@ class _FileFormat:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-_RUN_LENGTHS = 3
-"""zlib's Z_RLE. After PNG's filters a photograph holds little else to find: at 1920 x 1080 writing takes 101 ms where
-the default strategy takes 171, for 6 % more bytes; masks, cut-outs and smooth photographs come out smaller, too."""
+_LOSSLESS_WEBP = {"lossless": True, "exact": True, "method": 0, "quality": 0}
+"""The least effort: a cut-out of 3840 x 2160 is written in 0.24 s, by default in 2.2 s for 23 % fewer bytes. Pictures
+with losses come out 1 % larger than by default."""
 _JPEG = _FileFormat("JPEG", max_side=65_500, holds_opacity=False, options={"quality": 95})
 _TIFF = _FileFormat("TIFF", options={"compression": "tiff_lzw", "tiffinfo": {317: 2}})  # 317: differences
 _FORMATS = {
-    ".png": _FileFormat("PNG", options={"compress_level": 3, "compress_type": _RUN_LENGTHS}),
+    ".png": _FileFormat("PNG", max_side=1_000_000),
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
-    ".webp": _FileFormat("WEBP", max_side=16_383, options={"quality": 95}),
+    ".webp": _FileFormat("WEBP", max_side=16_383, options={"quality": 95, "method": 0}),
     ".bmp": _FileFormat("BMP", holds_opacity=False),
     ".tif": _TIFF,
     ".tiff": _TIFF,
@@ -166,7 +191,7 @@ def check_image_path(
     if size_hw is not None and max(size_hw) > file_format.max_side:
         raise ValueError(
             f"cannot write {target}: {file_format.name} holds at most {file_format.max_side} pixels a side,"
-            f" got {size_hw} (H, W); use .png or .tif"
+            f" got {size_hw} (H, W); use .tif"
         )
     check_writable(target)
 

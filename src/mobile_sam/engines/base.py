@@ -9,12 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.core.embedding import Embedding
-from mobile_sam.core.geometry import LongSideResize
+from mobile_sam.core.geometry import PIXEL_MEAN, PIXEL_STD, LongSideResize
 from mobile_sam.core.predictions import MULTI_MASK, Decoded
 from mobile_sam.core.prompts import LOW_RES_STRIDE, PromptBatch
-
-PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, of ImageNet, range 0 to 255
-PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 class Engine(ABC):
@@ -25,6 +22,8 @@ class Engine(ABC):
         model_id: names the weights by their content; embeddings carry it.
         input_side: side of the model frame in pixels.
         images_at_once: pictures encoded together; each takes its share of memory.
+        pixel_mean: mean of the channels of the pictures it was trained on, R, G, B, 0 to 255.
+        pixel_std: their standard deviation.
         prompts_at_once: prompts decoded together. On a CPU more than a few do not run faster: their temporaries leave
             the cache (docs/log.md).
     """
@@ -32,21 +31,20 @@ class Engine(ABC):
     name: str
     model_id: str
     input_side: int = 1024
+    pixel_mean: tuple[float, ...] = PIXEL_MEAN
+    pixel_std: tuple[float, ...] = PIXEL_STD
     images_at_once: int = 1
     prompts_at_once: int = 8
 
     @abstractmethod
     def encode_input(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the encoder on what `to_model_input` made: (B, 3, S, S) float32 -> features (B, 256, S/16, S/16)."""
+        """Run the encoder on what `normalise_and_pad` made: (B, 3, S, S) -> features (B, 256, S/16, S/16), float32."""
 
     @abstractmethod
     def _decode_some(
         self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Decode at most `prompts_at_once` prompts: logits (P, M, S/4, S/4) and predicted IoU (P, M)."""
-
-    def load(self) -> None:  # noqa: B027 - an engine may have nothing to do
-        """Do now what the engine would do before its first picture and prompt, such as reading graphs."""
 
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedding]:
         """Encode pictures of any sizes.
@@ -63,13 +61,23 @@ class Engine(ABC):
         for start in range(0, len(images), self.images_at_once):
             some = images[start : start + self.images_at_once]
             resizes = [LongSideResize((image.shape[0], image.shape[1]), self.input_side) for image in some]
-            inputs = [to_model_input(image, resize) for image, resize in zip(some, resizes, strict=True)]
+            inputs = [
+                self.normalise_and_pad(resize.resize_image(image)) for image, resize in zip(some, resizes, strict=True)
+            ]
             features = self.encode_input(np.stack(inputs))  # (B, 256, S/16, S/16)
             embeddings += [
                 Embedding(features[row : row + 1], resize.image_hw, resize.input_hw, self.model_id)
                 for row, resize in enumerate(resizes)
             ]
         return embeddings
+
+    def normalise_and_pad(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalise, then pad with zeros below and to the right: (h, w, 3) RGB, 0 to 255 -> (3, S, S) float32."""
+        h, w, _ = pixels.shape
+        padded = np.zeros((3, self.input_side, self.input_side), np.float32)
+        for channel, (mean, std) in enumerate(zip(self.pixel_mean, self.pixel_std, strict=True)):
+            np.divide(pixels[:, :, channel] - np.float32(mean), np.float32(std), out=padded[channel, :h, :w])
+        return padded
 
     def decode(self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...] = MULTI_MASK) -> Decoded:
         """Decode P prompts over one embedding, which is not copied for each.
@@ -122,17 +130,3 @@ def check_image(image: NDArray[np.uint8]) -> None:
         raise ValueError(f"image must be (H, W, 3) uint8, got {found}; read it with mobile_sam.read_image")
     if 0 in image.shape:
         raise ValueError(f"image has no pixels: {image.shape}")
-
-
-def to_model_input(image: NDArray[np.uint8], resize: LongSideResize) -> NDArray[np.float32]:
-    """Resize, normalise and pad a picture: (H, W, 3) uint8 RGB -> (3, S, S) float32."""
-    return normalise_and_pad(resize.resize_image(image), resize.side)
-
-
-def normalise_and_pad(pixels: NDArray[np.uint8] | NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Normalise, then pad with zeros below and to the right: (h, w, 3) RGB, 0 to 255 -> (3, side, side) float32."""
-    h, w, _ = pixels.shape
-    padded = np.zeros((3, side, side), np.float32)
-    for channel, (mean, std) in enumerate(zip(PIXEL_MEAN, PIXEL_STD, strict=True)):
-        np.divide(pixels[:, :, channel] - np.float32(mean), np.float32(std), out=padded[channel, :h, :w])
-    return padded

@@ -6,7 +6,7 @@ of another file with the same keys (a fine-tuned MobileSAM) can be put in their 
 
 from __future__ import annotations
 
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,15 @@ class OrtEngine(Engine):
     name = "onnxruntime"
 
     def __init__(self, weights: str | Path | None = None, *, provider: str = "cpu", num_threads: int = 0) -> None:
-        self._provider = _check_provider(provider)
         self._num_threads = num_threads
         self._weights = None if weights is None else Path(weights)
-        if self._weights is None:
-            verify_bundled_weights()
-        else:
-            _check_same_layout(self._weights)
-        self.model_id = fingerprint_of_file(self._weights or bundled_weights_path())
+        with ThreadPoolExecutor(3) as pool:  # the graphs load while the weights are checked
+            checking = pool.submit(_check_weights, self._weights)
+            self._provider = _check_provider(provider)
+            encoder = pool.submit(self._session, ENCODER_FILE)
+            decoder = pool.submit(self._session, DECODER_FILE, may_spin=False)
+        self.model_id = checking.result()
+        self._encoder, self._decoder = encoder.result(), decoder.result()
 
     def encode_input(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.encode_input`."""
@@ -73,18 +74,6 @@ class OrtEngine(Engine):
         logits, iou = self._decoder.run(None, _decoder_feed(embedding, prompts, mask_tokens))
         return logits, iou
 
-    def load(self) -> None:
-        """Create both sessions now rather than at their first use."""
-        _ = self._encoder, self._decoder
-
-    @cached_property
-    def _encoder(self) -> Any:
-        return self._session(ENCODER_FILE)
-
-    @cached_property
-    def _decoder(self) -> Any:
-        return self._session(DECODER_FILE, may_spin=False)
-
     def _session(self, file_name: str, may_spin: bool = True) -> Any:
         import onnxruntime
 
@@ -96,7 +85,10 @@ class OrtEngine(Engine):
             # half where something else wants the cores, such as the encoder's own threads (docs/log.md).
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._weights is not None:
-            _replace_initializers(options, self._weights)
+            content = _in_bundled_layout(self._weights)  # has to live until the session is made
+            options.add_external_initializers_from_files_in_memory(
+                [bundled_weights_path().name], [content], [len(content)]
+            )
         try:
             return onnxruntime.InferenceSession(str(path), options, providers=[self._provider])
         except onnxruntime.capi.onnxruntime_pybind11_state.NoSuchFile as error:
@@ -123,6 +115,15 @@ def _check_provider(provider: str) -> str:
     return full_name
 
 
+def _check_weights(weights: Path | None) -> str:
+    """Check the weights, the bundled ones if None, and return their fingerprint."""
+    if weights is None:
+        verify_bundled_weights()
+        return fingerprint_of_file(bundled_weights_path())
+    _check_same_layout(weights)
+    return fingerprint_of_file(weights)
+
+
 def _check_same_layout(weights: Path) -> None:
     if not weights.is_file():
         raise FileNotFoundError(f"no weights at {weights}")
@@ -139,14 +140,19 @@ def _check_same_layout(weights: Path) -> None:
             )
 
 
-def _replace_initializers(options: Any, weights: Path) -> None:
-    """Have a session take its external initializers from `weights`, by name, instead of the bundled file."""
-    import onnxruntime
+def _in_bundled_layout(weights: Path) -> bytes:
+    """Return the bytes that the bundled file would have with these weights: the graphs name offsets in it."""
     from safetensors.numpy import load_file
 
-    named = {key: value for key, value in load_file(weights).items() if value.dtype == np.float32}
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in named.values()]
-    options.add_external_initializers(list(named), values)
+    _check_same_layout(weights)
+    values = load_file(weights)
+    header, data_start = read_safetensors_header(bundled_weights_path())
+    content = bytearray(bundled_weights_path().stat().st_size)
+    for key, entry in header.items():
+        if key != "__metadata__":
+            start, end = (data_start + offset for offset in entry["data_offsets"])
+            content[start:end] = values[key].tobytes()
+    return bytes(content)
 
 
 def _decoder_feed(

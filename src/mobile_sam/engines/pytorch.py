@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from mobile_sam.build_sam import sam_from_checkpoint
 from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.prompts import LABEL_ABSENT, LABEL_BOX_LOWER_RIGHT, PromptBatch
-from mobile_sam.core.weights import FINGERPRINT_VALUES, bundled_weights_path, fingerprint
+from mobile_sam.core.weights import FINGERPRINT_VALUES, bundled_weights_path, fingerprint, verify_bundled_weights
 from mobile_sam.engines.base import Engine
 from mobile_sam.modeling.fast_decoder import MaskTokenDecoder, MaskUpscaler
 from mobile_sam.modeling.mask_decoder import MaskDecoder
@@ -48,11 +49,16 @@ class TorchEngine(Engine):
         if device is not None:
             _check_device(device)
         if model is None or isinstance(model, (str, Path)):
+            if model is None:
+                verify_bundled_weights()
             model = sam_from_checkpoint(model or bundled_weights_path())
             device = device or _best_device()
         self.model = model if device is None else model.to(torch.device(device))
         self.precision = precision
         self.input_side = model.image_encoder.img_size
+        self.pixel_mean, self.pixel_std = (
+            tuple(statistic.flatten().tolist()) for statistic in (model.pixel_mean, model.pixel_std)
+        )
         if self.device.type != "cpu":
             self.images_at_once, self.prompts_at_once = 8, 64
         self._token_decoder = MaskTokenDecoder(self.model)
@@ -80,6 +86,8 @@ class TorchEngine(Engine):
 
     def encode_tensor(self, model_input: Tensor) -> Tensor:
         """Encode on the device: normalised and padded (B, 3, S, S) -> float32 features (B, 256, S/16, S/16)."""
+        if self.model.training:
+            warnings.warn("the model is in training mode, so BatchNorm changes: call model.eval() first", stacklevel=4)
         channels_last = model_input.contiguous(memory_format=torch.channels_last)  # convolutions run quicker so
         with torch.no_grad(), self._autocast():
             features: Tensor = self.model.image_encoder(channels_last)  # (B, 256, S/16, S/16)
@@ -107,6 +115,9 @@ class TorchEngine(Engine):
         Returns:
             Logits (P, M, 4h, 4w) and predicted IoU (P, M), float32.
         """
+        if not len(labels):
+            low_res_hw = (4 * features.shape[2], 4 * features.shape[3])
+            return features.new_zeros((0, len(mask_tokens), *low_res_hw)), features.new_zeros((0, len(mask_tokens)))
         if masks is None:  # one empty mask, shared by all prompts
             masks = torch.zeros((1, 1, 4 * features.shape[2], 4 * features.shape[3]), device=self.device)
             has_mask = torch.zeros(1, device=self.device)
@@ -154,10 +165,7 @@ class TorchEngine(Engine):
                 features, self.model.prompt_encoder.get_dense_pe(), sparse, dense
             )
             answers.append((logits[:, wanted], iou[:, wanted]))
-        side_hw = (4 * features.shape[2], 4 * features.shape[3])
-        none = (features.new_zeros((0, len(wanted), *side_hw)), features.new_zeros((0, len(wanted))))
-        logits_parts, iou_parts = zip(none, *answers, strict=True)
-        return torch.cat(logits_parts), torch.cat(iou_parts)
+        return torch.cat([logits for logits, _ in answers]), torch.cat([iou for _, iou in answers])
 
     def _autocast(self) -> contextlib.AbstractContextManager[None]:
         if self.precision == "fp32":

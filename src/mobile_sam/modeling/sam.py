@@ -7,13 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mobile_sam.core.geometry import PIXEL_MEAN, PIXEL_STD
+
 from .image_encoder import ImageEncoderViT
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import PromptEncoder
 from .tiny_vit_sam import TinyViT
-
-PIXEL_MEAN = (123.675, 116.28, 103.53)  # RGB, of values 0 to 255
-PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 class Sam(nn.Module):
