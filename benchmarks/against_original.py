@@ -5,6 +5,7 @@ same pictures and answers the same clicks, and the order rotates from round to r
 machine meets all of them. `ratio` is the original's median divided by the variant's, 2 means twice as fast; over all
 pictures it is the geometric mean of the pictures' ratios, because their medians differ. Stages:
 
+    encoder     the encoder's network alone, within set_image
     encode      set_image in a warm process; embedding_error is relative, the largest of the pictures
     click       predict of one point in a warm process; mask_iou_*: each of its three masks against the original's
     import      of the package, in a fresh process
@@ -35,7 +36,7 @@ from report import MachineWatch, facts, publish, summarise
 
 CLICKS_OF_PICTURE = ((0.5, 0.5), (0.25, 0.3), (0.8, 0.75))  # x, y as shares of width and height
 SECONDS_BETWEEN_VARIANTS = 0.1  # lets a finished variant's spinning threads fall asleep
-WARM_STAGES = ("encode", "click")
+WARM_STAGES = ("encoder", "encode", "click")
 COLD_STAGES = ("import", "load", "cold_start", "first_mask")
 
 Seconds = dict[
@@ -77,7 +78,7 @@ def points_of(size_hw: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def measure_warm(setup: Setup, workers: dict[str, RemoteWorker], seconds: Seconds) -> None:
-    """Alternate the variants over pictures and clicks; adds to the stages encode and click."""
+    """Alternate the variants over pictures and clicks; adds to the stages encoder, encode and click."""
     for round_index in range(setup.rounds):
         print(f"round {round_index + 1} of {setup.rounds}", file=sys.stderr)
         for picture in setup.pictures:
@@ -85,6 +86,7 @@ def measure_warm(setup: Setup, workers: dict[str, RemoteWorker], seconds: Second
                 time.sleep(SECONDS_BETWEEN_VARIANTS)
                 encoded = workers[variant].ask("encode", picture=picture)
                 seconds[variant, "encode", picture].append(encoded["seconds"])
+                seconds[variant, "encoder", picture].append(encoded["network_seconds"])
                 for x, y in points_of(encoded["size_hw"]):
                     clicked = workers[variant].ask("click", x=x, y=y)
                     seconds[variant, "click", picture].append(clicked["seconds"])

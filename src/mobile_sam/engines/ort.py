@@ -28,6 +28,10 @@ from mobile_sam.engines.base import Engine
 ENCODER_FILE = "encoder.onnx"
 DECODER_FILE = "decoder.onnx"
 
+SPIN_DURATION_US = "200"
+"""How long a session's threads keep a core busy while they wait for work. By ONNX Runtime's default they do so for long
+enough to slow down the other session: a click after an encoding took 24 ms in place of 12 (docs/log.md)."""
+
 PROVIDERS = {
     "cpu": ("CPUExecutionProvider", "onnxruntime"),
     "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
@@ -59,7 +63,7 @@ class OrtEngine(Engine):
             checking = pool.submit(_check_weights, self._weights)
             self._provider = _check_provider(provider)
             encoder = pool.submit(self._session, ENCODER_FILE)
-            decoder = pool.submit(self._session, DECODER_FILE, may_spin=False)
+            decoder = pool.submit(self._session, DECODER_FILE)
         self.model_id = checking.result()
         self._encoder, self._decoder = encoder.result(), decoder.result()
 
@@ -74,16 +78,13 @@ class OrtEngine(Engine):
         logits, iou = self._decoder.run(None, _decoder_feed(embedding, prompts, mask_tokens))
         return logits, iou
 
-    def _session(self, file_name: str, may_spin: bool = True) -> Any:
+    def _session(self, file_name: str) -> Any:
         import onnxruntime
 
         path = bundled_folder() / file_name
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._num_threads
-        if not may_spin:
-            # The decoder's operators are short. Threads that spin between them gain a tenth on an idle machine and lose
-            # half where something else wants the cores, such as the encoder's own threads (docs/log.md).
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_DURATION_US)
         if self._weights is not None:
             content = _in_bundled_layout(self._weights)  # has to live until the session is made
             options.add_external_initializers_from_files_in_memory(
