@@ -19,7 +19,6 @@ SCALE_XY = np.array([1024 / 451, 681 / 300])  # 300 * 1024 / 451 = 681.15
 @pytest.mark.parametrize(
     ("given_points", "given_labels", "points_xy", "labels"),
     [
-        (None, None, np.zeros((0, 2)), []),
         ([3, 4], None, [[3, 4]], [1]),
         ([3, 4], 0, [[3, 4]], [0]),
         ([[3, 4], [5, 6]], None, [[3, 4], [5, 6]], [1, 1]),
@@ -37,6 +36,11 @@ def test_points_and_labels_of_every_form_are_understood(given_points, given_labe
     assert prompt.points_xy.dtype == np.float32
     assert prompt.labels.dtype == np.int64
     assert prompt.box_xyxy is None
+
+
+def test_a_prompt_without_anything_is_refused():
+    with pytest.raises(ValueError, match="an empty prompt: pass points with labels, a box or a mask"):
+        Prompt.of()
 
 
 @pytest.mark.parametrize("box", [[1, 2, 3, 4], ((1, 2, 3, 4),), np.array([1, 2, 3, 4], np.uint8)])
@@ -90,7 +94,7 @@ def test_a_prompt_as_json_is_plain():
     prompt = Prompt.of([[1, 2.5]], [0], [1, 2, 3, 4], np.ones(HW, bool))
     expected = {"points": [[1.0, 2.5]], "labels": [0], "box": [1.0, 2.0, 3.0, 4.0], "has_mask": True}
     assert json.loads(json.dumps(prompt.to_json())) == expected
-    assert Prompt.of().to_json() == {"points": [], "labels": [], "box": None, "has_mask": False}
+    assert Prompt.of(mask=np.zeros((2, 2), bool)).to_json() == {"points": [], "labels": [], "box": None, "has_mask": True}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,6 @@ def test_a_prompt_as_json_is_plain():
         {"box": [-22.5, -15, 473.5, 315]},  # 5 % of 451 is 22.55, of 300 is 15
         {"mask": np.zeros(HW, bool)},
         {"mask": np.zeros((256, 256))},
-        {},
     ],
 )
 def test_what_lies_in_the_picture_passes(arguments):

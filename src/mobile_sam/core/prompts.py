@@ -61,8 +61,11 @@ class Prompt:
             mask: (256, 256) or (1, 256, 256) logits (a float dtype), or (H, W) bool of the picture's size.
 
         Raises:
-            ValueError: wrong ranks, counts that differ, NaN or infinite values, unknown labels, swapped corners.
+            ValueError: nothing given, wrong ranks, counts that differ, NaN or infinite values, unknown labels, swapped
+                corners.
         """
+        if points is None and box is None and mask is None and labels is None:
+            raise ValueError("an empty prompt: pass points with labels, a box or a mask")
         if points is None and labels is not None:
             raise ValueError("labels came without points; pass points=(N, 2) beside them, or drop the labels")
         points_xy = _check_points(points)
