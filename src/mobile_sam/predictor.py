@@ -314,9 +314,12 @@ class SamPredictor:
         side = embedding.input_side
         predictions = []
         for low_res, iou in zip(decoded.low_res_logits, decoded.iou_predictions, strict=True):
-            if return_logits:
-                masks = np.stack([upscale_logits(logits, *sizes, side=side) for logits in low_res])
-            else:
-                masks = np.stack([upscale_to_mask(logits, *sizes, self.mask_threshold, side) for logits in low_res])
+            masks = np.empty((len(low_res), *embedding.image_hw), np.float32 if return_logits else np.bool_)
+            for row, logits in enumerate(low_res):
+                masks[row] = (
+                    upscale_logits(logits, *sizes, side=side)
+                    if return_logits
+                    else upscale_to_mask(logits, *sizes, self.mask_threshold, side)
+                )
             predictions.append(Prediction(masks, iou, low_res))
         return predictions

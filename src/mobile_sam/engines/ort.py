@@ -59,6 +59,7 @@ class OrtEngine(Engine):
     def __init__(self, weights: str | Path | None = None, *, provider: str = "cpu", num_threads: int = 0) -> None:
         self._num_threads = num_threads
         self._weights = None if weights is None else Path(weights)
+        self._replacements: list[object] = []
         with ThreadPoolExecutor(3) as pool:  # the graphs load while the weights are checked
             checking = pool.submit(_check_weights, self._weights)
             self._provider = _check_provider(provider)
@@ -86,14 +87,22 @@ class OrtEngine(Engine):
         options.intra_op_num_threads = self._num_threads
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_DURATION_US)
         if self._weights is not None:
-            content = _in_bundled_layout(self._weights)  # has to live until the session is made
-            options.add_external_initializers_from_files_in_memory(
-                [bundled_weights_path().name], [content], [len(content)]
-            )
+            self._replace_initializers(options, path, self._weights)
         try:
             return onnxruntime.InferenceSession(str(path), options, providers=[self._provider])
         except onnxruntime.capi.onnxruntime_pybind11_state.NoSuchFile as error:
             raise WeightsError(f"the bundled graph is missing: {path}; reinstall mobile-sam") from error
+
+    def _replace_initializers(self, options: Any, graph: Path, file: Path) -> None:
+        """Have a session take the weights that its graph refers to, by name, from another file."""
+        import onnxruntime
+        from safetensors.numpy import load_file
+
+        content = graph.read_bytes()
+        weights = {key: value for key, value in load_file(file).items() if _is_initializer(key, content)}
+        values = {key: onnxruntime.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
+        options.add_external_initializers(list(values), list(values.values()))
+        self._replacements += [weights, values]  # which the session reads without copying them
 
 
 def available_providers() -> list[str]:
@@ -141,19 +150,14 @@ def _check_same_layout(weights: Path) -> None:
             )
 
 
-def _in_bundled_layout(weights: Path) -> bytes:
-    """Return the bytes that the bundled file would have with these weights: the graphs name offsets in it."""
-    from safetensors.numpy import load_file
+def _is_initializer(key: str, graph: bytes) -> bool:
+    """Tell whether an ONNX file holds an initializer of this name, without the onnx package to parse it.
 
-    _check_same_layout(weights)
-    values = load_file(weights)
-    header, data_start = read_safetensors_header(bundled_weights_path())
-    content = bytearray(bundled_weights_path().stat().st_size)
-    for key, entry in header.items():
-        if key != "__metadata__":
-            start, end = (data_start + offset for offset in entry["data_offsets"])
-            content[start:end] = values[key].tobytes()
-    return bytes(content)
+    In protobuf a TensorProto's name is field 8, a string: the byte 8 << 3 | 2, the length, the text.
+    """
+    name = key.encode()
+    length = bytes([len(name)]) if len(name) < 128 else bytes([len(name) & 127 | 128, len(name) >> 7])
+    return bytes([8 << 3 | 2]) + length + name in graph
 
 
 def _decoder_feed(
