@@ -314,7 +314,9 @@ class SamPredictor:
         side = embedding.input_side
         predictions = []
         for low_res, iou in zip(decoded.low_res_logits, decoded.iou_predictions, strict=True):
-            masks = np.empty((len(low_res), *embedding.image_hw), np.float32 if return_logits else np.bool_)
+            masks: NDArray[Any] = np.empty(
+                (len(low_res), *embedding.image_hw), np.float32 if return_logits else np.bool_
+            )
             for row, logits in enumerate(low_res):
                 masks[row] = (
                     upscale_logits(logits, *sizes, side=side)

@@ -94,7 +94,8 @@ def test_a_prompt_as_json_is_plain():
     prompt = Prompt.of([[1, 2.5]], [0], [1, 2, 3, 4], np.ones(HW, bool))
     expected = {"points": [[1.0, 2.5]], "labels": [0], "box": [1.0, 2.0, 3.0, 4.0], "has_mask": True}
     assert json.loads(json.dumps(prompt.to_json())) == expected
-    assert Prompt.of(mask=np.zeros((2, 2), bool)).to_json() == {"points": [], "labels": [], "box": None, "has_mask": True}
+    only_mask = Prompt.of(mask=np.zeros((2, 2), bool))
+    assert only_mask.to_json() == {"points": [], "labels": [], "box": None, "has_mask": True}
 
 
 @pytest.mark.parametrize(
