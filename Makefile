@@ -45,9 +45,10 @@ wheel: $(DEV)/.installed
 
 # Against the original code, in an environment of its own: make bench CHECKPOINT=mobile_sam.pt
 bench: $(DEV)/.installed
-	$(PYTHON) benchmarks/make_original_env.py .venv-original
-	$(DEV)/bin/python benchmarks/against_original.py --original-python .venv-original/bin/python \
-		--our-python $(DEV)/bin/python --checkpoint $(CHECKPOINT) --pictures examples/*.png examples/*.jpg
+	@test -n "$(CHECKPOINT)" || { echo "name the official checkpoint: make bench CHECKPOINT=mobile_sam.pt"; exit 2; }
+	test -d .venv-original || $(PYTHON) benchmarks/make_original_env.py .venv-original
+	$(DEV)/bin/python benchmarks/against_original.py --original-python $(CURDIR)/.venv-original/bin/python \
+		--our-python $(CURDIR)/$(DEV)/bin/python --checkpoint $(CHECKPOINT) --pictures examples/*.png examples/*.jpg
 
 clean:
 	rm -rf .venv* build dist demo
