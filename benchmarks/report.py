@@ -113,8 +113,9 @@ def command_line() -> str:
 
     def shown(argument: str) -> str:
         path = Path(argument)
-        if not path.is_absolute():
+        if not path.is_absolute() and ".." not in path.parts:
             return argument
+        path = path.resolve()
         return str(path.relative_to(repository)) if path.is_relative_to(repository) else f"PATH/{path.name}"
 
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(shown, sys.argv[1:])])

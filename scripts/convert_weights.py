@@ -16,10 +16,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from mobile_sam.build_sam import UNUSED_PREFIXES
 from mobile_sam.core.files import atomic_path
 from mobile_sam.core.weights import BUNDLED, read_safetensors_header, sha256_of_file
-
-UNUSED_PREFIXES = ("image_encoder.head.", "image_encoder.norm_head.")
 
 
 def sort_header(path: Path) -> None:

@@ -195,3 +195,15 @@ def test_files_without_a_state_dict_are_refused(save, content):
 def test_a_folder_is_refused(tmp_path):
     with pytest.raises(ValueError, match="folder"):
         load_state_dict_file(tmp_path)
+
+
+def test_flipped_bytes_inside_a_checkpoint_are_noticed(tmp_path):
+    """torch.load does not look at the checksums of the archive, so the weights would be silently wrong."""
+    path = tmp_path / "damaged.pt"
+    torch.save({"image_encoder.neck.0.weight": torch.arange(50_000.0)}, path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 100] = bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged\.pt is damaged: the checksum of .* inside it is wrong"):
+        load_state_dict_file(path)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mobile_sam import SAM, Results, SamPredictor
 from mobile_sam.core.errors import ImageReadError
-from mobile_sam.core.weights import bundled_weights_path, fingerprint_of_file
+from mobile_sam.core.weights import ENCODER_PREFIX, bundled_weights_path, fingerprint_of_file
 from mobile_sam.one_call import list_pictures
 
 HW = (128, 256)  # model pixels are four times smaller, so DiscEngine's discs have radii of 10, 20, 30, 40
@@ -237,7 +237,7 @@ def test_the_time_spent_is_told_in_parts(sam):
 @pytest.mark.parametrize("arguments", [("mobile_sam.pt",), ("mobile_sam",), ()])
 def test_the_bundled_weights_need_no_file(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    expected = {"engine": "onnxruntime", "model_id": fingerprint_of_file(bundled_weights_path())}
+    expected = {"engine": "onnxruntime", "model_id": fingerprint_of_file(bundled_weights_path(), ENCODER_PREFIX)}
     assert SAM(*arguments).info() == expected
 
 

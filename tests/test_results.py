@@ -103,7 +103,7 @@ def test_some_rows_are_results_of_their_own(results, rows, expected):
     assert some.names == results.names == {0: "0", 1: "1", 2: "2"}
     assert (some.path, some.speed, some.orig_shape) == (results.path, results.speed, HW)
     assert some.plot().shape == (*HW, 3)
-    assert [record["prompt"] for record in json.loads(some.to_json())] == [[0, 1, 2, 2][row] for row in expected]
+    assert [record["object"] for record in json.loads(some.to_json())] == [[0, 1, 2, 2][row] for row in expected]
 
 
 @pytest.mark.parametrize("row", [4, -5])
@@ -163,7 +163,7 @@ def test_json_decodes_to_the_same_masks(results):
         x, y, width, height = record["bbox"]
         assert_array_equal([x, y, x + width, y + height], box_xyxy)
         assert_array_equal(coco_mask.toBbox(record["segmentation"]), record["bbox"])
-    assert [record["prompt"] for record in records] == [0, 1, 2, 2]
+    assert [record["object"] for record in records] == [0, 1, 2, 2]
     assert_allclose([record["predicted_iou"] for record in records], SCORES)
 
 

@@ -5,6 +5,8 @@
 
 import pickle
 import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -105,10 +107,13 @@ def sam_from_checkpoint(checkpoint: str | Path) -> Sam:
         ValueError: if it holds no weights of a model in `sam_model_registry`.
     """
     path = _resolve(checkpoint)
-    name = identify_checkpoint(load_state_dict_file(path))
+    state_dict = load_state_dict_file(path)
+    name = identify_checkpoint(state_dict)
     if name is None:
         raise ValueError(f"{path} holds none of the models known here: {', '.join(sam_model_registry)}")
-    return sam_model_registry[name](checkpoint=path)
+    sam = sam_model_registry[name]()
+    _load_into(sam, state_dict, name, path)
+    return sam
 
 
 def _build_sam_vit(name: str, checkpoint: str | Path | None) -> Sam:
@@ -142,9 +147,13 @@ def _build(name: str, make_encoder: Callable[[], ImageEncoderViT | TinyViT], che
             f"{path} is a {found} checkpoint, not {name}; use sam_model_registry[{found!r}](checkpoint={str(path)!r})"
         )
     sam = _assemble(make_encoder())
-    _check_fit(sam.state_dict(), state_dict, name, path)
-    sam.load_state_dict(state_dict, strict=True)
+    _load_into(sam, state_dict, name, path)
     return sam.eval()
+
+
+def _load_into(sam: Sam, state_dict: Mapping[str, Tensor], name: str, path: Path) -> None:
+    _check_fit(sam.state_dict(), state_dict, name, path)
+    sam.load_state_dict(dict(state_dict), strict=True)
 
 
 def _assemble(image_encoder: ImageEncoderViT | TinyViT) -> Sam:
@@ -250,6 +259,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
+    damaged = _damaged_member(path)
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: the checksum of {damaged} inside it is wrong; download it again")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError:
@@ -260,6 +272,17 @@ def _read_torch(path: Path) -> Any:
             f"{path} is not a PyTorch checkpoint of tensors, or is cut off ({type(error).__name__}: {reason}); "
             f"download it again, or save only the state dict"
         ) from error
+
+
+def _damaged_member(path: Path) -> str | None:
+    """Name the first member of a zip archive, as PyTorch's files are, with a wrong checksum: torch does not look."""
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError):
+        return "the archive"
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:

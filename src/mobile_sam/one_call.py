@@ -53,20 +53,20 @@ class SAM:
             model if isinstance(model, Engine) else make_engine(engine, model, device=device, precision=precision)
         )
 
-    def __call__(self, source: Any, **prompts: Any) -> list[Results] | Iterator[Results]:
+    def __call__(self, source: Any, *prompts: Any, **options: Any) -> list[Results] | Iterator[Results]:
         """See `predict`."""
-        return self.predict(source, **prompts)
+        return self.predict(source, *prompts, **options)
 
     def predict(
         self,
         source: ImageSource | Sequence[ImageSource],
-        *,
+        stream: bool = False,
+        bboxes: ArrayLike | None = None,
         points: ArrayLike | None = None,
         labels: ArrayLike | None = None,
-        bboxes: ArrayLike | None = None,
         masks: ArrayLike | None = None,
+        *,
         multimask_output: bool = False,
-        stream: bool = False,
         image_format: str = "BGR",
     ) -> list[Results] | Iterator[Results]:
         """Segment the objects that the prompts point at.
@@ -74,12 +74,12 @@ class SAM:
         Args:
             source: a picture (path, PIL image, (H, W, 3) array), a folder, a pattern such as "*.jpg", or a list of
                 these. The same prompts are put to each picture.
+            stream: return an iterator that segments each picture when it is reached.
             points: [x, y] one object; (N, 2) N objects with one point each; (N, K, 2) N objects with K points each.
             labels: 1 (the object) or 0 (not the object) for each point, in the shape of `points`; all 1 when left out.
             bboxes: [x1, y1, x2, y2] or (N, 4), one object each. With points, row i of both is object i.
             masks: (H, W) or (N, H, W) binary masks of the picture's size, one object each.
             multimask_output: three masks for each prompt in place of one; `Results.prompt_index` tells whose.
-            stream: return an iterator that segments each picture when it is reached.
             image_format: order of an array's channels: "BGR", as cv2.imread gives, or "RGB".
 
         Returns:
@@ -113,6 +113,7 @@ class SAM:
             started = time.perf_counter()
             try:
                 image = read_rgb(picture, image_format)
+                image = image.copy() if image is picture else image  # Results keeps it; a caller may reuse a buffer
             except (ValueError, OSError) as error:
                 num_broken += 1
                 if not skip_broken or num_broken == len(pictures):

@@ -196,14 +196,17 @@ class SamPredictor:
     def get_image_embedding(self) -> Any:
         """Return the features of the current picture: (1, 256, 64, 64) float32.
 
-        A tensor on the torch engine, as in SAM; an array on the others.
+        A tensor on the torch engine, as in SAM; an array on the others. It is a copy, so it may be written to.
+
+        Raises:
+            RuntimeError: no picture is set.
         """
         features = self.embedding.features
         if self.engine.name != "torch":
-            return features
+            return features.copy()
         import torch
 
-        return torch.from_numpy(features).to(self.device)
+        return torch.tensor(features, device=self.device)
 
     def set_embedding(self, embedding: Embedding) -> None:
         """Set the picture that `embedding` was made of, without encoding it again.
@@ -215,11 +218,19 @@ class SamPredictor:
         self._embedding = embedding
 
     def save_embedding(self, path: str | PathLike[str]) -> None:
-        """Write the current embedding to an .npz file."""
+        """Write the current embedding to an .npz file.
+
+        Raises:
+            RuntimeError: no picture is set. ValueError: the name does not end in .npz.
+        """
         self.embedding.save(path)
 
     def load_embedding(self, path: str | PathLike[str]) -> None:
-        """Read an embedding from an .npz file and set it."""
+        """Read an embedding from an .npz file and set it.
+
+        Raises:
+            FileNotFoundError: no such file. ValueError: it is damaged, or was made by another image encoder.
+        """
         self.set_embedding(Embedding.load(path))
 
     # Prompts
@@ -267,6 +278,12 @@ class SamPredictor:
             prompts: made with `Prompt.of`; numbers of points may differ.
             multimask_output: three masks for each prompt, or one.
             return_logits: float32 logits in place of bool masks.
+
+        Returns:
+            One `Prediction` for each prompt: masks (M, H, W), predicted IoU (M,), low-resolution logits (M, 256, 256).
+
+        Raises:
+            RuntimeError: no picture is set. ValueError: a prompt outside the picture, or a mask of another size.
         """
         embedding = self.embedding
         for prompt in prompts:
@@ -299,6 +316,9 @@ class SamPredictor:
 
         Returns:
             Masks (P, M, H, W), predicted IoU (P, M), low-resolution logits (P, M, 256, 256), on the model's device.
+
+        Raises:
+            RuntimeError: no picture is set. ValueError: no prompt, wrong shapes, or counts that differ.
         """
         from mobile_sam.engines.tensors import predict_tensors
 

@@ -33,6 +33,9 @@ class Masks:
     def __len__(self) -> int:
         return len(self.data)
 
+    def __getitem__(self, rows: int | slice | NDArray[Any]) -> Masks:
+        return Masks(self.data[[rows] if isinstance(rows, (int, np.integer)) else rows])
+
     @property
     def orig_shape(self) -> tuple[int, int]:
         """Height and width of the picture."""
@@ -67,6 +70,9 @@ class Boxes:
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def __getitem__(self, rows: int | slice | NDArray[Any]) -> Boxes:
+        return Boxes(self.data[[rows] if isinstance(rows, (int, np.integer)) else rows], self.orig_shape)
 
     @property
     def xyxy(self) -> NDArray[np.float32]:
@@ -198,17 +204,9 @@ class Results:
         Image.fromarray(self._overlay()).show()
 
     def summary(self) -> list[dict[str, Any]]:
-        """One record for each mask: prompt, score, area, box and COCO RLE, ready for JSON."""
-        return [
-            {
-                "prompt": int(self.prompt_index[row]),
-                "predicted_iou": float(self._scores[row]),
-                "area": int(np.count_nonzero(mask)),
-                "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
-                "segmentation": encode_rle(mask),
-            }
-            for row, (mask, (x1, y1, x2, y2)) in enumerate(zip(self.masks.data, self.boxes.xyxy, strict=True))
-        ]
+        """One `mask_record` for each mask."""
+        rows = zip(self.masks.data, self._scores.tolist(), self.prompt_index.tolist(), strict=True)
+        return [mask_record(mask, score, index, self.prompts[index]) for mask, score, index in rows]
 
     def to_json(self) -> str:
         """Return `summary` as JSON."""
@@ -225,3 +223,28 @@ def draw_result(image: NDArray[np.uint8], masks: NDArray[np.bool_], prompts: lis
     is_click = np.isin(labels, (LABEL_BACKGROUND, LABEL_FOREGROUND))
     boxes_xyxy = np.array([prompt.box_xyxy for prompt in prompts if prompt.box_xyxy is not None]).reshape(-1, 4)
     return draw_overlay(image, masks, points_xy=points_xy[is_click], labels=labels[is_click], boxes_xyxy=boxes_xyxy)
+
+
+def mask_record(mask: NDArray[np.bool_], score: float, index: int, prompt: Prompt) -> dict[str, Any]:
+    """Describe a mask, ready for JSON.
+
+    Args:
+        mask: (H, W) bool.
+        score: predicted IoU.
+        index: number of the prompt it answers.
+        prompt: that prompt.
+
+    Returns:
+        `object` (the number), `predicted_iou`, `area` in pixels, `bbox` (x, y, width, height in pixels; zeros for an
+        empty mask), `segmentation` (COCO RLE) and `prompt`.
+    """
+    area_px = int(np.count_nonzero(mask))
+    ((x1, y1, x2, y2),) = masks_to_boxes(mask[None]).tolist()  # inclusive corners
+    return {
+        "object": index,
+        "predicted_iou": float(score),
+        "area": area_px,
+        "bbox": [x1, y1, x2 - x1 + 1, y2 - y1 + 1] if area_px else [0, 0, 0, 0],
+        "segmentation": encode_rle(mask),
+        "prompt": prompt.to_json(),
+    }

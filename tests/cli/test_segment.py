@@ -191,3 +191,9 @@ def test_existing_results_are_replaced(cli, photo, tmp_path):
         ended = cli("segment", photo, *CLICK, "-o", tmp_path / "o.png", "--json", tmp_path / "o.json")
         assert ended.exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.json", "o.png"]
+
+
+def test_help_shows_the_form_of_prompt_files_with_their_brackets(cli):
+    words = "".join(cli("segment", "--help").out.split())
+    assert "[[x,y]]" in words
+    assert '"data":[x1,y1,x2,y2]' in words

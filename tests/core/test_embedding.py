@@ -160,7 +160,7 @@ def test_parts_that_do_not_fit_are_refused(changes, message):
 
 
 def test_an_embedding_of_other_weights_is_refused_before_decoding(onnx_predictor, embedding):
-    with pytest.raises(ValueError, match=r"made by model 'abc', the onnxruntime engine runs '[0-9a-f]{16}'; encode"):
+    with pytest.raises(ValueError, match=r"made by encoder 'abc', the onnxruntime engine runs '[0-9a-f]{16}'; encode"):
         onnx_predictor.engine.check_made_here(embedding)
-    with pytest.raises(ValueError, match="made by model 'abc'"):
+    with pytest.raises(ValueError, match="made by encoder 'abc'"):
         onnx_predictor.set_embedding(embedding)

@@ -5,7 +5,12 @@ import stat
 
 import pytest
 
-from mobile_sam.core.files import atomic_path, write_text_atomic
+from mobile_sam.core.files import atomic_path
+
+
+def write_text_atomic(path, text):
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def names(folder):

@@ -26,7 +26,6 @@ SCALE_XY = np.array([1024 / 451, 681 / 300])  # 300 * 1024 / 451 = 681.15
         (np.array([[3, 4]], np.int16), np.array([1.0]), [[3, 4]], [1]),
         (np.array([[3, 4]], np.float64), [True], [[3, 4]], [1]),
         ([[3.5, 4.25], [0, 0], [1, 1]], [2, 3, -1], [[3.5, 4.25], [0, 0], [1, 1]], [2, 3, -1]),
-        (np.zeros((0, 2)), [], np.zeros((0, 2)), []),
     ],
 )
 def test_points_and_labels_of_every_form_are_understood(given_points, given_labels, points_xy, labels):
@@ -38,9 +37,10 @@ def test_points_and_labels_of_every_form_are_understood(given_points, given_labe
     assert prompt.box_xyxy is None
 
 
-def test_a_prompt_without_anything_is_refused():
+@pytest.mark.parametrize("arguments", [{}, {"points": np.zeros((0, 2)), "labels": []}])
+def test_a_prompt_without_anything_is_refused(arguments):
     with pytest.raises(ValueError, match="an empty prompt: pass points with labels, a box or a mask"):
-        Prompt.of()
+        Prompt.of(**arguments)
 
 
 @pytest.mark.parametrize("box", [[1, 2, 3, 4], ((1, 2, 3, 4),), np.array([1, 2, 3, 4], np.uint8)])

@@ -11,7 +11,7 @@ from mobile_sam import Prompt, read_image
 from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.errors import MissingDependencyError, WeightsError
 from mobile_sam.core.prompts import PromptBatch
-from mobile_sam.core.weights import bundled_weights_path, fingerprint_of_file
+from mobile_sam.core.weights import ENCODER_PREFIX, bundled_weights_path, fingerprint_of_file
 from mobile_sam.engines import make_engine, why_unavailable
 from mobile_sam.engines.ort import OrtEngine
 from mobile_sam.engines.pytorch import TorchEngine
@@ -151,7 +151,12 @@ def torch_cat_embedding(torch_predictor, examples):
 
 def test_onnx_graphs_run_with_the_weights_of_another_file(perturbed, cat_embedding, examples):
     replaced, reference = OrtEngine(perturbed), TorchEngine(perturbed, device="cpu")
-    assert replaced.model_id == reference.model_id == fingerprint_of_file(perturbed) != cat_embedding.model_id
+    assert (
+        replaced.model_id
+        == reference.model_id
+        == fingerprint_of_file(perturbed, ENCODER_PREFIX)
+        != cat_embedding.model_id
+    )
     picture = read_image(examples / "chelsea.png")
     (found,), (expected,) = replaced.encode([picture]), reference.encode([picture])
     size = np.linalg.norm(expected.features)
@@ -249,7 +254,6 @@ def test_mask_tokens_choose_among_the_same_four_masks(onnx, torch_engine, cat_em
 
 @pytest.mark.parametrize("engine_name", ["onnxruntime", "torch"])
 def test_eight_threads_get_the_answers_of_one(engine_name, torch_predictor, cat_embedding, examples):
-    """The engine is new, so the threads also race to load its graphs."""
     is_onnx = engine_name == "onnxruntime"
     engine = OrtEngine() if is_onnx else TorchEngine(torch_predictor.model)
     picture = read_image(examples / "chelsea.png")
@@ -269,5 +273,20 @@ def test_eight_threads_get_the_answers_of_one(engine_name, torch_predictor, cat_
 
 def test_an_embedding_of_other_weights_is_not_decoded(onnx, cat_embedding):
     foreign = Embedding(cat_embedding.features, cat_embedding.image_hw, cat_embedding.input_hw, "other")
-    with pytest.raises(ValueError, match="made by model 'other', the onnxruntime engine runs"):
+    with pytest.raises(ValueError, match="made by encoder 'other', the onnxruntime engine runs"):
         onnx.decode(foreign, batch_of([CLICK], foreign))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x09garbage", None])
+def test_a_damaged_graph_is_told_plainly(monkeypatch, tmp_path, content):
+    for file in bundled_weights_path().parent.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    graph = tmp_path / "encoder.onnx"
+    whole = graph.read_bytes()
+    graph.unlink()
+    graph.write_bytes(whole[:1000] if content is None else content)
+    monkeypatch.setattr("mobile_sam.engines.ort.bundled_folder", lambda: tmp_path)
+    with pytest.raises(
+        WeightsError, match=r"encoder\.onnx or its weights are missing or damaged .*; reinstall mobile-sam"
+    ):
+        OrtEngine()

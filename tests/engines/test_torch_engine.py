@@ -108,3 +108,94 @@ def test_half_precision_stays_near_fp32_on_a_picture(torch_predictor, cat_embedd
 def test_a_torch_engine_of_unknown_precision_is_refused_before_it_loads():
     with pytest.raises(ValueError, match="unknown precision 'int8'; expected fp32, bf16, fp16"):
         TorchEngine("nowhere.pt", precision="int8")
+
+
+class LowRankLinear(torch.nn.Linear):
+    """An adapter as in LoRA: its forward does more than its weight says."""
+
+    def forward(self, x):
+        return super().forward(x) + x[..., :128]
+
+
+def add_adapter(model):
+    attention = model.mask_decoder.transformer.layers[0].cross_attn_token_to_image
+    adapter = LowRankLinear(256, 128)
+    adapter.load_state_dict(attention.q_proj.state_dict())
+    attention.q_proj = adapter
+
+
+def add_hook(model):
+    model.mask_decoder.transformer.layers[1].mlp.register_forward_hook(lambda module, inputs, output: 1.5 * output)
+
+
+@pytest.mark.parametrize("change", [add_adapter, add_hook])
+@torch.no_grad()
+def test_what_is_put_into_the_decoder_takes_part(own_model, cat_embedding, change):
+    engine = TorchEngine(own_model)
+    before = decoded(engine, cat_embedding, (BOX,), (0,)).low_res_logits
+    change(own_model)
+    after = decoded(engine, cat_embedding, (BOX,), (0,)).low_res_logits
+    boxes = torch.from_numpy(cat_embedding.resize.boxes_to_model(BOX.box_xyxy)).float()[None]
+    sparse, dense = own_model.prompt_encoder(None, boxes, None)
+    features, grid_pe = torch.from_numpy(cat_embedding.features), own_model.prompt_encoder.get_dense_pe()
+    expected, _ = own_model.mask_decoder(features, grid_pe, sparse, dense, multimask_output=False)
+    assert_allclose(after, expected.numpy(), atol=1e-4)
+    assert np.abs(after - before).max() > 0.1
+
+
+class ConstantDecoder(MaskDecoder):
+    """Overrides `forward`, as most subclasses do."""
+
+    def forward(self, *inputs, multimask_output, **named):
+        logits, iou = super().forward(*inputs, multimask_output=multimask_output, **named)
+        return torch.full_like(logits, 7.0), iou
+
+
+def test_a_decoder_with_a_forward_of_its_own_is_asked_through_it(own_model, cat_embedding):
+    own_model.mask_decoder.__class__ = ConstantDecoder
+    assert (decoded(TorchEngine(own_model), cat_embedding, (CLICK,), (1, 2, 3)).low_res_logits == 7).all()
+
+
+def test_a_decoder_put_in_later_is_the_one_that_runs(own_model, cat_embedding):
+    engine = TorchEngine(own_model)
+    before = decoded(engine, cat_embedding).iou_predictions
+    other = copy.deepcopy(own_model.mask_decoder)
+    with torch.no_grad():
+        other.iou_prediction_head.layers[-1].bias.add_(1)
+    own_model.mask_decoder = other
+    assert_allclose(decoded(engine, cat_embedding).iou_predictions, before + 1, atol=1e-5)
+
+
+def test_an_embedding_is_refused_once_the_encoder_was_trained_on(own_model, cat_embedding):
+    engine = TorchEngine(own_model)
+    engine.check_made_here(cat_embedding)
+    with torch.no_grad():
+        own_model.image_encoder.neck[0].weight.mul_(1.01)
+    with pytest.raises(ValueError, match="made by encoder"):
+        engine.check_made_here(cat_embedding)
+
+
+def test_pictures_are_normalised_by_the_module(own_model):
+    own_model.image_format = "BGR"
+    own_model.pixel_mean += 10
+    engine = TorchEngine(own_model)
+    assert engine.image_format == "BGR"
+    pixels = np.full((1024, 512, 3), 40, np.uint8)
+    expected = (40 - own_model.pixel_mean.flatten()) / own_model.pixel_std.flatten()
+    assert_allclose(engine.normalise_and_pad(pixels)[:, 5, 5], expected.numpy(), rtol=1e-6)
+
+
+def test_a_model_trained_on_bgr_gets_bgr(own_model):
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[..., 0] = 255
+    (expected,) = TorchEngine(own_model).encode([red[..., ::-1].copy()])
+    own_model.image_format = "BGR"
+    (found,) = TorchEngine(own_model).encode([red])
+    assert_allclose(found.features, expected.features, atol=1e-5)
+
+
+def test_half_a_model_is_refused(own_model):
+    with pytest.raises(
+        ValueError, match=r"parameters are torch\.float16; pass it in float32 and choose precision='fp16'"
+    ):
+        TorchEngine(own_model.half())

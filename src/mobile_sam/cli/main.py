@@ -22,6 +22,7 @@ app = typer.Typer(
     help="MobileSAM: cut any object out of any picture, offline, on a CPU.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would take the brackets in the help of --prompts for markup
 )
 app.command()(segment)
 app.command()(info)

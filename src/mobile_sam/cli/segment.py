@@ -137,7 +137,7 @@ def _is_lone_click(prompt: Prompt) -> bool:
 
 
 def _write(answer: _Answer, style: Style, pictures: list[Path], json_path: Path | None) -> dict[str, Any]:
-    """Write the pictures and the JSON, all of them or none, and return what the JSON holds."""
+    """Write the pictures and the JSON, none before all could be made, and return what the JSON holds."""
     from mobile_sam.core.files import atomic_path
     from mobile_sam.core.images import write_image
 
@@ -171,25 +171,13 @@ def _draw(answer: _Answer, style: Style) -> Iterator[NDArray[Any]]:
 
 def _report(answer: _Answer) -> dict[str, Any]:
     """Collect what is printed and written as JSON."""
-    import numpy as np
+    from mobile_sam.results import mask_record
 
-    from mobile_sam.core.masks import encode_rle, masks_to_boxes
-
-    masks = []
-    for index, (prompt, prediction) in enumerate(zip(answer.prompts, answer.predictions, strict=True)):
-        for mask, score, (x1, y1, x2, y2) in zip(
-            prediction.masks, prediction.iou_predictions, masks_to_boxes(prediction.masks).tolist(), strict=True
-        ):
-            area_px = int(np.count_nonzero(mask))
-            box_xywh = [x1, y1, x2 - x1 + 1, y2 - y1 + 1] if area_px else [0, 0, 0, 0]
-            masks.append({
-                "object": index,
-                "predicted_iou": round(float(score), 6),
-                "area": area_px,
-                "bbox": box_xywh,
-                "segmentation": encode_rle(mask),
-                "prompt": prompt.to_json(),
-            })  # fmt: skip
+    masks = [
+        mask_record(mask, score, index, prompt)
+        for index, (prompt, prediction) in enumerate(zip(answer.prompts, answer.predictions, strict=True))
+        for mask, score in zip(prediction.masks, prediction.iou_predictions.tolist(), strict=True)
+    ]
     return {
         "image": str(answer.photo),
         "size": [answer.image.shape[0], answer.image.shape[1]],

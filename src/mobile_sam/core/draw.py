@@ -76,7 +76,7 @@ def draw_overlay(
         raise ValueError(f"masks must be (N, H, W), got {masks.shape}; use masks[None] for a single mask")
     cuts = [_cut(mask, image.shape[:2]) for mask in masks]
     by_size = sorted(range(len(cuts)), key=lambda index: np.count_nonzero(cuts[index][1]), reverse=True)
-    canvas = image.copy()
+    canvas: NDArray[np.uint8] = image.copy()
     for index in by_size:
         corner_xy, part = cuts[index]
         _tint(canvas, corner_xy, part, colour(index), opacity)
@@ -110,7 +110,7 @@ def draw_prompts(
     is_foreground = _foreground(labels, len(points))  # (N,)
     import cv2
 
-    canvas = image.copy()
+    canvas: NDArray[np.uint8] = image.copy()
     height, width = image.shape[:2]
     line_px = max(2, _line_px((height, width)))
     limit_px = 2 * max(height, width) + 100  # keeps what lies outside outside, and within what OpenCV can draw

@@ -45,7 +45,7 @@ class Embedding:
         features: (1, 256, h, w) float32; h = w = 64 for the bundled model.
         image_hw: height and width of the picture in pixels.
         input_hw: height and width of the picture's part of the model frame in pixels.
-        model_id: names the weights that made it; an engine with other weights refuses it.
+        model_id: names the encoder weights that made it; an engine with another encoder refuses it.
 
     Raises:
         ValueError: shapes, dtype or values that do not fit together.
@@ -63,6 +63,8 @@ class Embedding:
                 f"features must be (1, {EMBEDDING_CHANNELS}, h, w) float32, got {shape} {dtype}; "
                 "pass what SamPredictor.get_image_embedding() or engine.encode() returned"
             )
+        if not np.isfinite(self.features).all():
+            raise ValueError("features must be finite, got NaN or infinite values; encode the picture again")
         side = self.input_side
         if min(*self.image_hw, *self.input_hw) < 1 or max(self.input_hw) > side:
             raise ValueError(

@@ -60,13 +60,3 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"cannot write {os.fspath(path)}: it is no regular file and would be replaced; name a file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"cannot write {os.fspath(path)}: no permission to create files in {folder}")
-
-
-def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
-    """Write text as UTF-8 with the line ends it has, through `atomic_path`.
-
-    Raises:
-        OSError, ValueError: as `atomic_path` does.
-    """
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")

@@ -211,7 +211,7 @@ def _stream(stream: BinaryIO) -> nullcontext[BinaryIO]:
 
 
 def _require_file(name: str) -> None:
-    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", name):
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", name):  # a Path makes one slash of two
         raise ImageReadError(f"{name} is a URL, which is not fetched; download it and pass the file or its bytes")
     if os.path.isdir(name):
         raise ImageReadError(f"{name} is a folder; pass one picture inside it")

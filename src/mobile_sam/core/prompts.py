@@ -64,11 +64,11 @@ class Prompt:
             ValueError: nothing given, wrong ranks, counts that differ, NaN or infinite values, unknown labels, swapped
                 corners.
         """
-        if points is None and box is None and mask is None and labels is None:
-            raise ValueError("an empty prompt: pass points with labels, a box or a mask")
         if points is None and labels is not None:
             raise ValueError("labels came without points; pass points=(N, 2) beside them, or drop the labels")
         points_xy = _check_points(points)
+        if not len(points_xy) and box is None and mask is None:
+            raise ValueError("an empty prompt: pass points with labels, a box or a mask")
         return cls(points_xy, _check_labels(labels, len(points_xy)), _check_box(box), _check_mask(mask))
 
     def to_json(self) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _prompt_tokens(prompt: Prompt, resize: LongSideResize) -> tuple[NDArray[np.f
     """Return one prompt as decoder tokens: coordinates (N, 2) in the model frame and labels (N,)."""
     coords_xy, labels = resize.to_model(prompt.points_xy).astype(np.float32), prompt.labels.astype(np.float32)
     if prompt.box_xyxy is not None:
-        corners_xy = resize.to_model(prompt.box_xyxy.reshape(2, 2)).astype(np.float32)
+        corners_xy = resize.boxes_to_model(prompt.box_xyxy).reshape(2, 2).astype(np.float32)
         corner_labels = np.array([LABEL_BOX_UPPER_LEFT, LABEL_BOX_LOWER_RIGHT], np.float32)
         return np.concatenate([coords_xy, corners_xy]), np.concatenate([labels, corner_labels])
     if len(labels):

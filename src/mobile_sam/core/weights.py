@@ -44,6 +44,9 @@ BUNDLED = WeightsRecord(
 )
 
 
+ENCODER_PREFIX = "image_encoder."
+"""What the keys of the image encoder begin with. Embeddings depend on these weights only."""
+
 FINGERPRINT_VALUES = 64  # of each tensor
 
 
@@ -151,8 +154,8 @@ def fingerprint(tensors: Iterable[tuple[str, tuple[int, ...], NDArray[np.float32
     return digest.hexdigest()[:16]
 
 
-def fingerprint_of_file(path: Path) -> str:
-    """Return the `fingerprint` of a safetensors file.
+def fingerprint_of_file(path: Path, prefix: str = "") -> str:
+    """Return the `fingerprint` of the tensors in a safetensors file whose keys begin with `prefix`.
 
     Raises:
         WeightsError: the file is damaged.
@@ -161,7 +164,7 @@ def fingerprint_of_file(path: Path) -> str:
     content = np.memmap(path, np.uint8, mode="r")
     tensors = []
     for key, entry in header.items():
-        if key == "__metadata__" or entry["dtype"] != "F32":
+        if key == "__metadata__" or entry["dtype"] != "F32" or not key.startswith(prefix):
             continue
         start = data_start + entry["data_offsets"][0]
         num_bytes = 4 * min(FINGERPRINT_VALUES, math.prod(entry["shape"]))

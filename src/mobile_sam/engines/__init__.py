@@ -73,6 +73,8 @@ def make_engine(
         raise ValueError(f"unknown engine {name!r}; expected auto, {', '.join(ENGINES)}")
     reason = why_unavailable(name)
     if reason:
+        if isinstance(model, (str, Path)) and not Path(model).exists():
+            raise FileNotFoundError(f"no checkpoint at {model}; the bundled weights are called 'mobile_sam'")
         raise MissingDependencyError(f"the {name} engine cannot run: {reason}", name=name)
     if name == "torch":
         from mobile_sam.engines.pytorch import TorchEngine

@@ -19,22 +19,29 @@ class Engine(ABC):
 
     Attributes:
         name: as users select it.
-        model_id: names the weights by their content; embeddings carry it.
-        input_side: side of the model frame in pixels.
         images_at_once: pictures encoded together; each takes its share of memory.
-        pixel_mean: mean of the channels of the pictures it was trained on, R, G, B, 0 to 255.
-        pixel_std: their standard deviation.
         prompts_at_once: prompts decoded together. On a CPU more than a few do not run faster: their temporaries leave
             the cache (docs/log.md).
     """
 
     name: str
-    model_id: str
-    input_side: int = 1024
-    pixel_mean: tuple[float, ...] = PIXEL_MEAN
-    pixel_std: tuple[float, ...] = PIXEL_STD
     images_at_once: int = 1
     prompts_at_once: int = 8
+
+    @property
+    @abstractmethod
+    def model_id(self) -> str:
+        """Names the image encoder's weights by their content; embeddings carry it."""
+
+    @property
+    def input_side(self) -> int:
+        """Side of the model frame in pixels."""
+        return 1024
+
+    @property
+    def image_format(self) -> str:
+        """Order of the channels that the encoder was trained with, "RGB" or "BGR"."""
+        return "RGB"
 
     @abstractmethod
     def encode_input(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -61,21 +68,27 @@ class Engine(ABC):
         for start in range(0, len(images), self.images_at_once):
             some = images[start : start + self.images_at_once]
             resizes = [LongSideResize((image.shape[0], image.shape[1]), self.input_side) for image in some]
-            inputs = [
-                self.normalise_and_pad(resize.resize_image(image)) for image, resize in zip(some, resizes, strict=True)
-            ]
-            features = self.encode_input(np.stack(inputs))  # (B, 256, S/16, S/16)
+            small = [resize.resize_image(image) for image, resize in zip(some, resizes, strict=True)]  # (h, w, 3)
+            if self.image_format == "BGR":
+                small = [pixels[:, :, ::-1] for pixels in small]
+            features = self.encode_input(np.stack([self.normalise_and_pad(pixels) for pixels in small]))
+            rows = np.split(features, len(some))  # each (1, 256, S/16, S/16)
+            if len(rows) > 1:
+                rows = [row.copy() for row in rows]  # else each would keep the whole batch in memory
             embeddings += [
-                Embedding(features[row : row + 1], resize.image_hw, resize.input_hw, self.model_id)
-                for row, resize in enumerate(resizes)
+                Embedding(row, resize.image_hw, resize.input_hw, self.model_id)
+                for row, resize in zip(rows, resizes, strict=True)
             ]
         return embeddings
 
     def normalise_and_pad(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-        """Normalise, then pad with zeros below and to the right: (h, w, 3) RGB, 0 to 255 -> (3, S, S) float32."""
+        """Normalise, then pad with zeros below and to the right: (h, w, 3), 0 to 255 -> (3, S, S) float32.
+
+        The channels are in the order of `image_format`.
+        """
         h, w, _ = pixels.shape
         padded = np.zeros((3, self.input_side, self.input_side), np.float32)
-        for channel, (mean, std) in enumerate(zip(self.pixel_mean, self.pixel_std, strict=True)):
+        for channel, (mean, std) in enumerate(zip(PIXEL_MEAN, PIXEL_STD, strict=True)):
             np.divide(pixels[:, :, channel] - np.float32(mean), np.float32(std), out=padded[channel, :h, :w])
         return padded
 
@@ -83,9 +96,12 @@ class Engine(ABC):
         """Decode P prompts over one embedding, which is not copied for each.
 
         Args:
-            embedding: made by this engine, or by another one with the same weights.
+            embedding: made by this engine, or by another one with the same image encoder.
             prompts: P prompts in the model frame.
             mask_tokens: which M of the four masks: 0 is SAM's single mask, 1 to 3 its three for ambiguous prompts.
+
+        Returns:
+            Logits (P, M, S/4, S/4) and predicted IoU (P, M), both float32.
 
         Raises:
             ValueError: the embedding was made by other weights.
@@ -99,21 +115,25 @@ class Engine(ABC):
         return Decoded(np.concatenate(logits), np.concatenate(iou))
 
     def check_made_here(self, embedding: Embedding) -> None:
-        """Check that an embedding was made by the weights that this engine runs.
+        """Check that an embedding was made by the image encoder that this engine runs.
 
         Raises:
             ValueError: it was made by others.
         """
         if embedding.model_id != self.model_id:
             raise ValueError(
-                f"this embedding was made by model {embedding.model_id!r}, the {self.name} engine runs "
+                f"this embedding was made by encoder {embedding.model_id!r}, the {self.name} engine runs "
                 f"{self.model_id!r}; encode the picture again with this engine"
             )
 
     def decode_by_parts(
         self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...] = MULTI_MASK
     ) -> Iterator[Decoded]:
-        """Decode as `decode` does, yielding a few prompts at a time, in order, so that memory stays bounded."""
+        """Decode as `decode` does, yielding a few prompts at a time, in order, so that memory stays bounded.
+
+        Raises:
+            ValueError: the embedding was made by other weights.
+        """
         self.check_made_here(embedding)
         for start in range(0, len(prompts), self.prompts_at_once):
             yield Decoded(*self._decode_some(embedding, prompts[start : start + self.prompts_at_once], mask_tokens))

@@ -17,6 +17,7 @@ from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.errors import WeightsError
 from mobile_sam.core.prompts import LOW_RES_STRIDE, PromptBatch
 from mobile_sam.core.weights import (
+    ENCODER_PREFIX,
     bundled_folder,
     bundled_weights_path,
     fingerprint_of_file,
@@ -65,8 +66,13 @@ class OrtEngine(Engine):
             self._provider = _check_provider(provider)
             encoder = pool.submit(self._session, ENCODER_FILE)
             decoder = pool.submit(self._session, DECODER_FILE)
-        self.model_id = checking.result()
+        self._model_id = checking.result()
         self._encoder, self._decoder = encoder.result(), decoder.result()
+
+    @property
+    def model_id(self) -> str:
+        """See `Engine.model_id`."""
+        return self._model_id
 
     def encode_input(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.encode_input`."""
@@ -85,13 +91,23 @@ class OrtEngine(Engine):
         path = bundled_folder() / file_name
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._num_threads
+        if self._provider == PROVIDERS["cpu"][0]:
+            options.log_severity_level = 4  # what goes wrong is raised; on other devices its warnings say why
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_DURATION_US)
         if self._weights is not None:
             self._replace_initializers(options, path, self._weights)
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=[self._provider])
-        except onnxruntime.capi.onnxruntime_pybind11_state.NoSuchFile as error:
-            raise WeightsError(f"the bundled graph is missing: {path}; reinstall mobile-sam") from error
+            session = onnxruntime.InferenceSession(str(path), options, providers=[self._provider])
+        except _session_errors() as error:
+            reason = str(error).partition("\n")[0]
+            raise WeightsError(
+                f"the graph {path} or its weights are missing or damaged ({reason}); reinstall mobile-sam"
+            ) from error
+        if (
+            self._provider not in session.get_providers()
+        ):  # it would run on the CPU instead, with no more than a warning
+            raise ValueError(f"{self._provider} could not be started; ONNX Runtime's warning above says why")
+        return session
 
     def _replace_initializers(self, options: Any, graph: Path, file: Path) -> None:
         """Have a session take the weights that its graph refers to, by name, from another file."""
@@ -103,6 +119,14 @@ class OrtEngine(Engine):
         values = {key: onnxruntime.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
         options.add_external_initializers(list(values), list(values.values()))
         self._replacements += [weights, values]  # which the session reads without copying them
+
+
+def _session_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises when it cannot make a session; its exceptions have no common base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile", "RuntimeException")
+    return tuple(getattr(state, name) for name in names if hasattr(state, name))
 
 
 def available_providers() -> list[str]:
@@ -126,12 +150,12 @@ def _check_provider(provider: str) -> str:
 
 
 def _check_weights(weights: Path | None) -> str:
-    """Check the weights, the bundled ones if None, and return their fingerprint."""
+    """Check the weights, the bundled ones if None, and return the fingerprint of their encoder."""
     if weights is None:
         verify_bundled_weights()
-        return fingerprint_of_file(bundled_weights_path())
+        return fingerprint_of_file(bundled_weights_path(), ENCODER_PREFIX)
     _check_same_layout(weights)
-    return fingerprint_of_file(weights)
+    return fingerprint_of_file(weights, ENCODER_PREFIX)
 
 
 def _check_same_layout(weights: Path) -> None:

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobile_sam.build_sam import sam_from_checkpoint
 from mobile_sam.core.embedding import Embedding
+from mobile_sam.core.predictions import MULTI_MASK, SINGLE_MASK
 from mobile_sam.core.prompts import LABEL_ABSENT, LABEL_BOX_LOWER_RIGHT, PromptBatch
-from mobile_sam.core.weights import FINGERPRINT_VALUES, bundled_weights_path, fingerprint, verify_bundled_weights
+from mobile_sam.core.weights import (
+    ENCODER_PREFIX,
+    FINGERPRINT_VALUES,
+    bundled_weights_path,
+    fingerprint,
+    verify_bundled_weights,
+)
 from mobile_sam.engines.base import Engine
-from mobile_sam.modeling.fast_decoder import MaskTokenDecoder, MaskUpscaler
-from mobile_sam.modeling.mask_decoder import MaskDecoder
-from mobile_sam.modeling.prompt_encoder import PromptEncoder
+from mobile_sam.modeling.common import LayerNorm2d, MLPBlock
+from mobile_sam.modeling.fast_decoder import FastMaskDecoder
+from mobile_sam.modeling.mask_decoder import MLP, MaskDecoder
+from mobile_sam.modeling.prompt_encoder import PositionEmbeddingRandom, PromptEncoder
 from mobile_sam.modeling.sam import Sam
-from mobile_sam.modeling.transformer import TwoWayTransformer
+from mobile_sam.modeling.tiny_vit_sam import TinyViT
+from mobile_sam.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
 
 AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,7 +44,7 @@ class TorchEngine(Engine):
         precision: "fp32", or "bf16" or "fp16" through autocast.
 
     Raises:
-        ValueError: a device that is unknown or not present, or an unknown precision.
+        ValueError: a device that is unknown or not present, an unknown precision, a module that is not in float32.
     """
 
     name = "torch"
@@ -55,29 +63,45 @@ class TorchEngine(Engine):
             device = device or _best_device()
         self.model = model if device is None else model.to(torch.device(device))
         self.precision = precision
-        self.input_side = model.image_encoder.img_size
-        self.pixel_mean, self.pixel_std = (
-            tuple(statistic.flatten().tolist()) for statistic in (model.pixel_mean, model.pixel_std)
-        )
+        _check_dtype(self.model)
         if self.device.type != "cpu":
-            self.images_at_once, self.prompts_at_once = 8, 64
-        self._token_decoder = MaskTokenDecoder(self.model)
-        self._upscaler = MaskUpscaler(self.model)
+            self.prompts_at_once = 64
+            self.images_at_once = 8 if isinstance(model.image_encoder, TinyViT) else 1  # ViT takes gigabytes for each
+        self._model_id: tuple[object, str] | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the module's parameters are."""
         return self.model.device
 
-    @cached_property
-    def model_id(self) -> str:  # type: ignore[override]
-        """Fingerprint of the weights as they were when it was first asked for; training on does not change it."""
-        state = self.model.state_dict()
-        return fingerprint(
-            (key, tuple(value.shape), value.flatten()[:FINGERPRINT_VALUES].float().cpu().numpy())
-            for key, value in state.items()
-            if value.is_floating_point()
-        )
+    @property
+    def input_side(self) -> int:
+        """See `Engine.input_side`."""
+        return self.model.image_encoder.img_size
+
+    @property
+    def image_format(self) -> str:
+        """See `Engine.image_format`."""
+        return self.model.image_format
+
+    @property
+    def model_id(self) -> str:
+        """Fingerprint of the encoder as it is now; computed anew after it was trained, loaded or replaced."""
+        tensors = self.model.image_encoder.state_dict(prefix=ENCODER_PREFIX, keep_vars=True)
+        version = tuple((id(tensor), tensor._version) for tensor in tensors.values())
+        if self._model_id is None or self._model_id[0] != version:
+            name = fingerprint(
+                (key, tuple(value.shape), value.detach().flatten()[:FINGERPRINT_VALUES].float().cpu().numpy())
+                for key, value in tensors.items()
+                if value.is_floating_point()
+            )
+            self._model_id = (version, name)
+        return self._model_id[1]
+
+    def normalise_and_pad(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Engine.normalise_and_pad`; this is the module's own `preprocess`."""
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(self.device)  # (3, h, w)
+        return self.model.preprocess(image[None])[0].float().cpu().numpy()
 
     def encode_input(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.encode_input`."""
@@ -124,47 +148,47 @@ class TorchEngine(Engine):
         elif has_mask is None:
             has_mask = torch.ones(len(masks), device=self.device)
         assert has_mask is not None
-        decode = self._decode_fast if _is_original_decoder(self.model) else self._decode_with_own_modules
+        wanted = list(mask_tokens)
         with torch.no_grad(), self._autocast():
-            logits, iou = decode(features, coords_xy, labels, masks, has_mask, list(mask_tokens))
+            if _can_run_fast(self.model):
+                logits, iou = FastMaskDecoder(self.model)(features, coords_xy, labels, masks, has_mask, wanted)
+            else:
+                logits, iou = self._decode_one_by_one(features, coords_xy, labels, masks, has_mask, wanted)
         return logits.float(), iou.float()
 
     def _decode_some(
         self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        def on_device(array: NDArray[np.float32] | None) -> Tensor | None:
-            return None if array is None else torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        def on_device(array: NDArray[np.float32]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-        features, coords_xy, labels = (
-            torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-            for array in (embedding.features, prompts.coords_xy, prompts.labels)
-        )
-        has_mask = torch.from_numpy(prompts.has_mask.astype(np.float32)).to(self.device)
-        logits, iou = self.decode_tensors(
-            features, coords_xy, labels, mask_tokens, on_device(prompts.mask_logits), has_mask
-        )
+        masks = None if prompts.mask_logits is None else on_device(prompts.mask_logits)
+        has_mask = on_device(prompts.has_mask.astype(np.float32))
+        features, coords_xy, labels = map(on_device, (embedding.features, prompts.coords_xy, prompts.labels))
+        logits, iou = self.decode_tensors(features, coords_xy, labels, mask_tokens, masks, has_mask)
         return logits.cpu().numpy(), iou.cpu().numpy()
 
-    def _decode_fast(
+    def _decode_one_by_one(
         self, features: Tensor, coords_xy: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor, wanted: list[int]
     ) -> tuple[Tensor, Tensor]:
-        iou, mask_weights, image_tokens = self._token_decoder(features, coords_xy, labels, masks, has_mask)
-        return self._upscaler(image_tokens, mask_weights[:, wanted]), iou[:, wanted]
-
-    def _decode_with_own_modules(
-        self, features: Tensor, coords_xy: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor, wanted: list[int]
-    ) -> tuple[Tensor, Tensor]:
-        """Decode with whatever prompt encoder and decoder the user's module has: one by one, through SAM's methods."""
+        """Decode with whatever prompt encoder and decoder the user's module has, called as `Sam.forward` calls them."""
         answers = []
         for row in range(len(labels)):
             points, boxes = _points_and_box(coords_xy[row], labels[row])
             mask_row = min(row, len(masks) - 1)
             mask = masks[mask_row][None] if has_mask[mask_row] > 0 else None
             sparse, dense = self.model.prompt_encoder(points=points, boxes=boxes, masks=mask)
-            logits, iou = self.model.mask_decoder.predict_masks(
-                features, self.model.prompt_encoder.get_dense_pe(), sparse, dense
-            )
-            answers.append((logits[:, wanted], iou[:, wanted]))
+            tokens = {
+                "image_embeddings": features,
+                "image_pe": self.model.prompt_encoder.get_dense_pe(),
+                "sparse_prompt_embeddings": sparse,
+                "dense_prompt_embeddings": dense,
+            }
+            if tuple(wanted) in (SINGLE_MASK, MULTI_MASK):
+                answers.append(self.model.mask_decoder(**tokens, multimask_output=tuple(wanted) == MULTI_MASK))
+            else:
+                logits, iou = self.model.mask_decoder.predict_masks(**tokens)
+                answers.append((logits[:, wanted], iou[:, wanted]))
         return torch.cat([logits for logits, _ in answers]), torch.cat([iou for _, iou in answers])
 
     def _autocast(self) -> contextlib.AbstractContextManager[None]:
@@ -210,10 +234,29 @@ def _points_and_box(coords_xy: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Te
     return points, coords_xy[num_points:].reshape(1, 4) if has_box else None
 
 
-def _is_original_decoder(model: Sam) -> bool:
-    """Tell whether the decoder is ours, unsubclassed, so that the fast form computes the same."""
-    return (
-        type(model.mask_decoder) is MaskDecoder
-        and type(model.prompt_encoder) is PromptEncoder
-        and type(model.mask_decoder.transformer) is TwoWayTransformer
+def _check_dtype(model: Sam) -> None:
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    if dtypes != {torch.float32}:
+        names = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        raise ValueError(
+            f"the model's parameters are {names}; pass it in float32 and choose precision='fp16' or 'bf16'"
+        )
+
+
+def _can_run_fast(model: Sam) -> bool:
+    """Tell whether prompt encoder and decoder are ours to the last layer, so that the fast form computes the same.
+
+    It reads the parameters itself, so a subclass, an adapter (LoRA), a parametrization or a hook would be passed over.
+    """
+    modules = [*model.prompt_encoder.modules(), *model.mask_decoder.modules()]
+    return all(
+        type(module) in _KNOWN_MODULES and not module._forward_hooks and not module._forward_pre_hooks
+        for module in modules
     )
+
+
+_KNOWN_MODULES = frozenset({
+    PromptEncoder, PositionEmbeddingRandom, MaskDecoder, MLP, TwoWayTransformer, TwoWayAttentionBlock, Attention,
+    MLPBlock, LayerNorm2d, nn.LayerNorm, nn.Linear, nn.Embedding, nn.Conv2d, nn.ConvTranspose2d, nn.GELU, nn.ReLU,
+    nn.Sequential, nn.ModuleList,
+})  # fmt: skip

@@ -1,6 +1,7 @@
 """The tensor door: prompts as torch tensors in the model frame, on any engine.
 
-On the torch engine nothing leaves the device; other engines are asked through arrays.
+On the torch engine prompts and masks stay on the device (the embedding, kept as an array, is sent there on each call);
+other engines are asked through arrays.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.prompts import (
@@ -20,6 +20,7 @@ from mobile_sam.core.prompts import (
 )
 from mobile_sam.engines.base import Engine
 from mobile_sam.engines.pytorch import TorchEngine
+from mobile_sam.modeling.common import enlarge_logits
 
 TensorPrompts = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 """Points (P, N, 2), labels (P, N), boxes (P, 4), mask logits (P, 1, 256, 256), in the model frame."""
@@ -53,7 +54,8 @@ def predict_tensors(
         batch = PromptBatch(coords_xy.cpu().numpy(), labels.cpu().numpy(), mask_logits, has_mask)
         decoded = engine.decode(embedding, batch, mask_tokens)
         low_res, iou = torch.from_numpy(decoded.low_res_logits), torch.from_numpy(decoded.iou_predictions)
-    return enlarge(low_res, embedding), iou, low_res
+    sizes = (embedding.input_hw, embedding.image_hw)
+    return enlarge_logits(low_res, embedding.input_side, *sizes), iou, low_res
 
 
 def stack_points_and_boxes(
@@ -67,9 +69,9 @@ def stack_points_and_boxes(
         raise ValueError("point_coords and point_labels must come together, of shapes (P, N, 2) and (P, N)")
     coords_parts, label_parts = [], []
     if points is not None and labels is not None:
-        if points.ndim != 3 or points.shape[2] != 2 or labels.shape != points.shape[:2]:
+        if points.ndim != 3 or points.shape[2] != 2 or labels.shape != points.shape[:2] or not points.shape[1]:
             raise ValueError(
-                "point_coords must be (P, N, 2) and point_labels (P, N), "
+                "point_coords must be (P, N, 2) and point_labels (P, N) with N at least 1, "
                 f"got {tuple(points.shape)} and {tuple(labels.shape)}"
             )
         coords_parts.append(points.float())
@@ -92,6 +94,11 @@ def stack_points_and_boxes(
     counts = {len(part) for part in coords_parts} | ({len(masks)} - {1} if masks is not None else set())
     if len(counts) != 1:
         raise ValueError(f"points, boxes and masks must come for the same number of prompts, got {sorted(counts)}")
+    for part in coords_parts:
+        if not torch.isfinite(part).all():
+            raise ValueError("points and boxes must be finite, got NaN or infinite coordinates")
+    if boxes is not None and (coords_parts[-1][:, 0] >= coords_parts[-1][:, 1]).any():
+        raise ValueError("boxes must be x1, y1, x2, y2 with x1 < x2 and y1 < y2, got swapped or equal corners")
     return torch.cat(coords_parts, dim=1), torch.cat(label_parts, dim=1)
 
 
@@ -100,10 +107,3 @@ def _check_masks(masks: Tensor | None, embedding: Embedding) -> Tensor | None:
     if masks is not None and masks.shape[1:] != (1, side, side):
         raise ValueError(f"mask_input must be (P, 1, {side}, {side}) logits, got {tuple(masks.shape)}")
     return None if masks is None else masks.float()
-
-
-def enlarge(low_res_logits: Tensor, embedding: Embedding) -> Tensor:
-    """Bring logits (P, M, 256, 256) to the picture's size (P, M, H, W), by SAM's two bilinear steps."""
-    side, (input_h, input_w) = embedding.input_side, embedding.input_hw
-    logits = F.interpolate(low_res_logits, (side, side), mode="bilinear", align_corners=False)
-    return F.interpolate(logits[..., :input_h, :input_w], embedding.image_hw, mode="bilinear", align_corners=False)

@@ -150,3 +150,20 @@ def window_unpartition(windows: Tensor, window_size: int, pad_hw: Sequence[int],
     tiles = windows.reshape(-1, rows, columns, window_size, window_size, channels)
     x = tiles.transpose(2, 3).reshape(-1, *pad_hw, channels)  # (B, padded H, padded W, C)
     return x[:, : hw[0], : hw[1]]
+
+
+def enlarge_logits(logits: Tensor, side: int, input_hw: Sequence[int], image_hw: Sequence[int]) -> Tensor:
+    """Bring mask logits to the size of the picture: enlarge to the padded square, cut off the padding, resize.
+
+    Args:
+        logits: (P, M, h, w), of the padded square.
+        side: side of the padded square, in pixels.
+        input_hw: height and width of the resized picture within it.
+        image_hw: height and width of the picture.
+
+    Returns:
+        (P, M, H, W), bilinear in both steps, without antialiasing.
+    """
+    square = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+    frame = square[..., : input_hw[0], : input_hw[1]]
+    return F.interpolate(frame, (image_hw[0], image_hw[1]), mode="bilinear", align_corners=False)

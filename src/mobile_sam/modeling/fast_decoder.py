@@ -45,7 +45,7 @@ class FastMaskDecoder(nn.Module):
         point_labels: Tensor,
         mask_input: Tensor,
         has_mask_input: Tensor,
-        mask_tokens: Tensor,
+        mask_tokens: Tensor | list[int],
     ) -> tuple[Tensor, Tensor]:
         """Decode P prompts over one embedding.
 
@@ -55,7 +55,7 @@ class FastMaskDecoder(nn.Module):
             point_labels: see there.
             mask_input: see there.
             has_mask_input: see there.
-            mask_tokens: (M,) int64, which of the four masks are wanted.
+            mask_tokens: (M,) int64, or a list: which of the four masks are wanted.
 
         Returns:
             Logits (P, M, 4h, 4w) and predicted IoU (P, M).

@@ -8,9 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mobile_sam.core.prompts import LABEL_PADDING
+
 from .common import LayerNorm2d, is_traced
 
-NOT_A_POINT = -1  # the label of a padding point
 NUM_POINT_TYPES = 4  # labels 0 background, 1 foreground, 2 and 3 the two corners of a box
 
 
@@ -63,10 +64,10 @@ class PromptEncoder(nn.Module):
         points_xy, labels = points_xy.float() + 0.5, labels.int()  # pixel centres
         if pad:
             points_xy = torch.cat([points_xy, torch.zeros_like(points_xy[:, :1])], dim=1)
-            labels = torch.cat([labels, torch.full_like(labels[:, :1], NOT_A_POINT)], dim=1)
+            labels = torch.cat([labels, torch.full_like(labels[:, :1], LABEL_PADDING)], dim=1)
         labels = labels.unsqueeze(-1)  # (P, N, 1)
         position = self.pe_layer.forward_with_coords(points_xy, self.input_image_size)  # (P, N, C)
-        embedding = torch.where(labels == NOT_A_POINT, self.not_a_point_embed.weight, position)
+        embedding = torch.where(labels == LABEL_PADDING, self.not_a_point_embed.weight, position)
         for label, type_embedding in enumerate(self.point_embeddings):
             embedding = torch.where(labels == label, embedding + type_embedding.get_parameter("weight"), embedding)
         return embedding

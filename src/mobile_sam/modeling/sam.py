@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mobile_sam.core.geometry import PIXEL_MEAN, PIXEL_STD
 
+from .common import enlarge_logits
 from .image_encoder import ImageEncoderViT
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import PromptEncoder
@@ -109,10 +110,7 @@ class Sam(nn.Module):
         Returns:
             (P, M, *original_size) logits, bilinear.
         """
-        side = self.image_encoder.img_size
-        logits = F.interpolate(masks, (side, side), mode="bilinear", align_corners=False)
-        logits = logits[..., : input_size[0], : input_size[1]]
-        return F.interpolate(logits, (original_size[0], original_size[1]), mode="bilinear", align_corners=False)
+        return enlarge_logits(masks, self.image_encoder.img_size, input_size, original_size)
 
     def preprocess(self, x: Tensor) -> Tensor:
         """Normalise, then pad with zeros at the bottom and right to the encoder's square.

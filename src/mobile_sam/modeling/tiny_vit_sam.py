@@ -241,7 +241,7 @@ class TinyViT(nn.Module):
         use_checkpoint: while training, recompute activations in the backward pass instead of storing them.
         mbconv_expand_ratio: hidden width of the convolutional blocks over their width.
         local_conv_size: kernel of the convolution between attention and MLP, odd.
-        layer_lr_decay: kept as an attribute for `layer_lr_scales`.
+        layer_lr_decay: accepted for compatibility and ignored; see `layer_lr_scales`.
         out_chans: channels of the embedding.
     """
 
@@ -270,7 +270,6 @@ class TinyViT(nn.Module):
         self.img_size = img_size
         self.depths = config.depths
         self.stride = 4 * math.prod(config.strides)  # image pixels per embedding pixel, along each side
-        self.layer_lr_decay = layer_lr_decay
         self.patch_embed = PatchEmbed(in_chans, config.embed_dims[0])
         block_options = BlockOptions(mlp_ratio, drop_rate, local_conv_size, mbconv_expand_ratio)
         drop_path_rates = _ramp(drop_path_rate, sum(config.depths))
