@@ -75,9 +75,9 @@ class SAM:
             source: a picture (path, PIL image, (H, W, 3) array), a folder, a pattern such as "*.jpg", or a list of
                 these. The same prompts are put to each picture.
             stream: return an iterator that segments each picture when it is reached.
+            bboxes: [x1, y1, x2, y2] or (N, 4), one object each. With points, row i of both is object i.
             points: [x, y] one object; (N, 2) N objects with one point each; (N, K, 2) N objects with K points each.
             labels: 1 (the object) or 0 (not the object) for each point, in the shape of `points`; all 1 when left out.
-            bboxes: [x1, y1, x2, y2] or (N, 4), one object each. With points, row i of both is object i.
             masks: (H, W) or (N, H, W) binary masks of the picture's size, one object each.
             multimask_output: three masks for each prompt in place of one; `Results.prompt_index` tells whose.
             image_format: order of an array's channels: "BGR", as cv2.imread gives, or "RGB".

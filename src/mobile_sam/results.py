@@ -34,7 +34,7 @@ class Masks:
         return len(self.data)
 
     def __getitem__(self, rows: int | slice | NDArray[Any]) -> Masks:
-        return Masks(self.data[[rows] if isinstance(rows, (int, np.integer)) else rows])
+        return Masks(self.data[_as_rows(rows)])
 
     @property
     def orig_shape(self) -> tuple[int, int]:
@@ -72,7 +72,7 @@ class Boxes:
         return len(self.data)
 
     def __getitem__(self, rows: int | slice | NDArray[Any]) -> Boxes:
-        return Boxes(self.data[[rows] if isinstance(rows, (int, np.integer)) else rows], self.orig_shape)
+        return Boxes(self.data[_as_rows(rows)], self.orig_shape)
 
     @property
     def xyxy(self) -> NDArray[np.float32]:
@@ -148,7 +148,7 @@ class Results:
 
     def __getitem__(self, rows: int | slice | NDArray[Any]) -> Results:
         """Return some of the masks as Results of their own."""
-        wanted = [rows] if isinstance(rows, (int, np.integer)) else rows
+        wanted = _as_rows(rows)
         return Results(
             self._image, self.masks.data[wanted], self._scores[wanted], self.prompts, self.prompt_index[wanted],
             self.path, self.speed,
@@ -248,3 +248,8 @@ def mask_record(mask: NDArray[np.bool_], score: float, index: int, prompt: Promp
         "segmentation": encode_rle(mask),
         "prompt": prompt.to_json(),
     }
+
+
+def _as_rows(rows: int | slice | NDArray[Any]) -> slice | NDArray[Any] | list[int]:
+    """Make an index one that keeps the first axis: a single number becomes a list of one."""
+    return [int(rows)] if isinstance(rows, (int, np.integer)) else rows

@@ -17,13 +17,6 @@ from mobile_sam.core.images import read_image
 HEIGHT, WIDTH = 24, 32
 
 
-@pytest.fixture
-def rgb():
-    """(24, 32, 3) uint8 with smooth colours, so that lossy formats come close."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    return np.stack([x * 8, y * 10, 255 - x * 4 - y * 4], axis=2).astype(np.uint8)
-
-
 @pytest.mark.parametrize(
     ("name", "options", "tolerance"),
     [

@@ -28,14 +28,10 @@ def info() -> None:
 
 
 def _describe(engine_name: str) -> str:
-    """Say what is known of an engine, or why it cannot run; torch is not imported for that, which takes seconds."""
-    from importlib.metadata import version
-
-    from mobile_sam.engines import PRECISIONS, describe_engine, why_unavailable
+    """Say what is known of an engine, or why it cannot run."""
+    from mobile_sam.engines import describe_engine, why_unavailable
 
     try:
-        if engine_name == "torch":
-            return why_unavailable(engine_name) or f"{version('torch')}; {', '.join(PRECISIONS)}"
         return why_unavailable(engine_name) or describe_engine(engine_name)
     except ImportError as error:
         return f"is installed but does not work: {error}"

@@ -44,6 +44,9 @@ BUNDLED = WeightsRecord(
 )
 
 
+ENCODER_GRAPH, DECODER_GRAPH = "encoder.onnx", "decoder.onnx"
+"""The ONNX graphs beside the weights."""
+
 ENCODER_PREFIX = "image_encoder."
 """What the keys of the image encoder begin with. Embeddings depend on these weights only."""
 

@@ -17,6 +17,8 @@ from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.errors import WeightsError
 from mobile_sam.core.prompts import LOW_RES_STRIDE, PromptBatch
 from mobile_sam.core.weights import (
+    DECODER_GRAPH,
+    ENCODER_GRAPH,
     ENCODER_PREFIX,
     bundled_folder,
     bundled_weights_path,
@@ -25,9 +27,6 @@ from mobile_sam.core.weights import (
     verify_bundled_weights,
 )
 from mobile_sam.engines.base import Engine
-
-ENCODER_FILE = "encoder.onnx"
-DECODER_FILE = "decoder.onnx"
 
 SPIN_DURATION_US = "200"
 """How long a session's threads keep a core busy while they wait for work. By ONNX Runtime's default they do so for long
@@ -64,8 +63,8 @@ class OrtEngine(Engine):
         with ThreadPoolExecutor(3) as pool:  # the graphs load while the weights are checked
             checking = pool.submit(_check_weights, self._weights)
             self._provider = _check_provider(provider)
-            encoder = pool.submit(self._session, ENCODER_FILE)
-            decoder = pool.submit(self._session, DECODER_FILE)
+            encoder = pool.submit(self._session, ENCODER_GRAPH)
+            decoder = pool.submit(self._session, DECODER_GRAPH)
         self._model_id = checking.result()
         self._encoder, self._decoder = encoder.result(), decoder.result()
 
@@ -103,19 +102,18 @@ class OrtEngine(Engine):
             raise WeightsError(
                 f"the graph {path} or its weights are missing or damaged ({reason}); reinstall mobile-sam"
             ) from error
-        if (
-            self._provider not in session.get_providers()
-        ):  # it would run on the CPU instead, with no more than a warning
+        if self._provider not in session.get_providers():  # else it runs on the CPU, with no more than a warning
             raise ValueError(f"{self._provider} could not be started; ONNX Runtime's warning above says why")
         return session
 
     def _replace_initializers(self, options: Any, graph: Path, file: Path) -> None:
         """Have a session take the weights that its graph refers to, by name, from another file."""
         import onnxruntime
-        from safetensors.numpy import load_file
+        from safetensors import safe_open
 
         content = graph.read_bytes()
-        weights = {key: value for key, value in load_file(file).items() if _is_initializer(key, content)}
+        with safe_open(file, "numpy") as tensors:
+            weights = {key: tensors.get_tensor(key) for key in tensors.keys() if _is_initializer(key, content)}  # noqa: SIM118
         values = {key: onnxruntime.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
         options.add_external_initializers(list(values), list(values.values()))
         self._replacements += [weights, values]  # which the session reads without copying them

@@ -139,11 +139,11 @@ class TorchEngine(Engine):
         Returns:
             Logits (P, M, 4h, 4w) and predicted IoU (P, M), float32.
         """
+        low_res_hw = (4 * features.shape[2], 4 * features.shape[3])
         if not len(labels):
-            low_res_hw = (4 * features.shape[2], 4 * features.shape[3])
             return features.new_zeros((0, len(mask_tokens), *low_res_hw)), features.new_zeros((0, len(mask_tokens)))
         if masks is None:  # one empty mask, shared by all prompts
-            masks = torch.zeros((1, 1, 4 * features.shape[2], 4 * features.shape[3]), device=self.device)
+            masks = torch.zeros((1, 1, *low_res_hw), device=self.device)
             has_mask = torch.zeros(1, device=self.device)
         elif has_mask is None:
             has_mask = torch.ones(len(masks), device=self.device)

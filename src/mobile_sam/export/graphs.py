@@ -26,7 +26,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from mobile_sam.core.files import atomic_path
-from mobile_sam.core.weights import read_safetensors_header
+from mobile_sam.core.weights import DECODER_GRAPH, ENCODER_GRAPH, read_safetensors_header
 from mobile_sam.modeling.fast_decoder import FastMaskDecoder
 from mobile_sam.modeling.sam import Sam
 
@@ -77,11 +77,11 @@ def graph_specs(sam: Sam) -> list[GraphSpec]:
     mask, has_mask = torch.zeros(1, 1, 4 * h, 4 * w), torch.zeros(1)
     return [
         GraphSpec(
-            "encoder.onnx", _Encoder(sam), (torch.zeros(1, 3, side, side),), ("image",), ("features",),
+            ENCODER_GRAPH, _Encoder(sam), (torch.zeros(1, 3, side, side),), ("image",), ("features",),
             {"image": {0: "B"}, "features": {0: "B"}},
         ),
         GraphSpec(
-            "decoder.onnx", _Decoder(sam),
+            DECODER_GRAPH, _Decoder(sam),
             (torch.zeros(1, channels, h, w), points, labels, mask, has_mask, torch.tensor([1, 2, 3])),
             ("features", "point_coords", "point_labels", "mask_input", "has_mask_input", "mask_tokens"),
             ("low_res_logits", "iou_predictions"),

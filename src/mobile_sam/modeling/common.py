@@ -108,6 +108,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     return scores.softmax(dim=-1) @ v
 
 
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, L, heads * D) -> (B, heads, L, D)."""
+    B, L, _ = x.shape
+    return x.view(B, L, num_heads, -1).transpose(1, 2)
+
+
 def static_sizes(x: Tensor, *dims: int) -> tuple[int, ...]:
     """Read sizes of `x` as plain ints, even while tracing, so that a graph has one spatial size but any batch size."""
     return tuple(int(x.shape[dim]) for dim in dims)

@@ -1,6 +1,6 @@
 """The mask decoder in the form that is quick to run: same parameters, same answers, fewer multiplications.
 
-`MaskDecoder` is the readable reference; the two modules here hold no weights of their own but read those of a `Sam` on
+`MaskDecoder` is the readable reference; the modules here hold no weights of their own but read those of a `Sam` on
 every call, and a test holds them to the reference at 1e-4 in the logits. They are what the ONNX graphs are traced from.
 What they do differently:
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mobile_sam.core.prompts import LABEL_ABSENT
-from mobile_sam.modeling.common import LayerNorm2d
+from mobile_sam.modeling.common import LayerNorm2d, split_heads
 from mobile_sam.modeling.prompt_encoder import PromptEncoder
 from mobile_sam.modeling.sam import Sam
 from mobile_sam.modeling.transformer import Attention, TwoWayAttentionBlock, TwoWayTransformer
@@ -184,7 +184,7 @@ def tokens_from_image(attention: Attention, queries: Tensor, placed: Tensor, ima
     """Cross attention, prompt tokens asking: (P, T, C), image (D, L, C) with and without position -> (P, T, C)."""
     P, T, C = queries.shape
     heads = attention.num_heads
-    q = _split_heads(attention.q_proj(queries), heads)  # (P, heads, T, d)
+    q = split_heads(attention.q_proj(queries), heads)  # (P, heads, T, d)
     key_weight = attention.k_proj.weight.view(heads, -1, C)  # (heads, d, C)
     q = (q * q.shape[-1] ** -0.5) @ key_weight  # (P, heads, T, C)
     scores = q.flatten(1, 2) @ placed.transpose(1, 2)  # (P, heads*T, L)
@@ -199,14 +199,14 @@ def image_from_tokens(attention: Attention, placed: Tensor, keys: Tensor, values
     """Cross attention, image tokens asking: placed (D, L, C), keys and values (P, T, C) -> (P, L, C)."""
     P, T, C = keys.shape
     heads = attention.num_heads
-    k = _split_heads(attention.k_proj(keys), heads)  # (P, heads, T, d)
+    k = split_heads(attention.k_proj(keys), heads)  # (P, heads, T, d)
     k = k * k.shape[-1] ** -0.5
     query_weight = attention.q_proj.weight.view(heads, -1, C)  # (heads, d, C)
     query_bias = attention.q_proj.bias.view(heads, -1, 1)  # (heads, d, 1)
     bias = k @ query_bias + token_bias[:, None, :, None]  # (P, heads, T, 1)
     scores = (k @ query_weight).flatten(1, 2) @ placed.transpose(1, 2)  # (P, heads*T, L)
     weights = (scores.view(P, heads, T, -1) + bias).softmax(dim=2)  # over tokens
-    v = _split_heads(attention.v_proj(values), heads)  # (P, heads, T, d)
+    v = split_heads(attention.v_proj(values), heads)  # (P, heads, T, d)
     out_weight = attention.out_proj.weight.view(C, heads, -1).permute(1, 2, 0)  # (heads, d, C)
     drawn = (v @ out_weight).flatten(1, 2)  # (P, heads*T, C)
     update: Tensor = weights.flatten(1, 2).transpose(1, 2) @ drawn  # (P, L, C)
@@ -217,18 +217,12 @@ def _attend_to_themselves(block: TwoWayAttentionBlock, tokens: Tensor, token_pe:
     """Self attention of a block with absent tokens hidden: (P, T, C) -> (P, T, C), normalised."""
     attention = block.self_attn
     placed = tokens if block.skip_first_layer_pe else tokens + token_pe
-    q = _split_heads(attention.q_proj(placed), attention.num_heads)
-    k = _split_heads(attention.k_proj(placed), attention.num_heads)
-    v = _split_heads(attention.v_proj(tokens), attention.num_heads)  # each (P, heads, T, d)
+    q = split_heads(attention.q_proj(placed), attention.num_heads)
+    k = split_heads(attention.k_proj(placed), attention.num_heads)
+    v = split_heads(attention.v_proj(tokens), attention.num_heads)  # each (P, heads, T, d)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3) + token_bias[:, None, None, :]  # (P, heads, T, T)
     mixed = attention.out_proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))  # (P, T, C)
     return block.norm1(mixed if block.skip_first_layer_pe else tokens + mixed)  # type: ignore[no-any-return]
-
-
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    """(P, T, heads * d) -> (P, heads, T, d)."""
-    P, T, _ = x.shape
-    return x.view(P, T, heads, -1).transpose(1, 2)
 
 
 def _double(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:

@@ -5,7 +5,7 @@ Prompt tokens attend to the image and the image attends to the tokens, twice.
 
 from torch import Tensor, nn
 
-from .common import MLPBlock, attend
+from .common import MLPBlock, attend, split_heads
 
 
 class TwoWayTransformer(nn.Module):
@@ -131,18 +131,11 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(embedding_dim, self.internal_dim)
         self.out_proj = nn.Linear(self.internal_dim, embedding_dim)
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        """(B, L, heads * D) -> (B, heads, L, D)."""
-        heads: Tensor = x.unflatten(-1, (self.num_heads, -1))  # (B, L, heads, D)
-        return heads.transpose(1, 2)
-
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(B, Lq, C), (B, Lk, C), (B, Lk, C) -> (B, Lq, C)."""
-        q, k, v = (
-            self._split_heads(self.q_proj(q)),
-            self._split_heads(self.k_proj(k)),
-            self._split_heads(self.v_proj(v)),
-        )
+        q = split_heads(self.q_proj(q), self.num_heads)
+        k = split_heads(self.k_proj(k), self.num_heads)
+        v = split_heads(self.v_proj(v), self.num_heads)
         mixed = attend(q, k, v)  # (B, heads, Lq, D)
         projected: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))  # (B, Lq, C)
         return projected
