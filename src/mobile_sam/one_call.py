@@ -19,13 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from mobile_sam.core.images import ImageSource
 from mobile_sam.core.prompts import Prompt
+from mobile_sam.data.folders import PICTURE_SUFFIXES
 from mobile_sam.engines import Engine, make_engine
 from mobile_sam.predictor import SamPredictor, check_image_format, read_rgb
 from mobile_sam.results import Results
 
 logger = logging.getLogger(__name__)
-
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 class SAM:
