@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import datetime
+import importlib.util
 import json
-import os
-import platform
 import shlex
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -31,7 +29,6 @@ PACKAGES = (
     "pillow",
     "opencv-python-headless",
 )
-NOTABLE_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimddp", "bf16")
 LIST_VERSIONS = """
 import importlib.metadata as m, json, platform, sys
 versions = {"python": platform.python_version()}
@@ -42,6 +39,21 @@ print(json.dumps(versions))
 """
 
 Row = Mapping[str, Any]
+
+
+def machine_module() -> ModuleType:
+    """mobile_sam/evaluate/machine.py of this checkout, by its file: with --original `mobile_sam` is the original."""
+    path = HERE.parent / "src" / "mobile_sam" / "evaluate" / "machine.py"
+    spec = importlib.util.spec_from_file_location("machine", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MACHINE = machine_module()
+MachineWatch = MACHINE.MachineWatch
 
 
 @dataclass(frozen=True)
@@ -61,32 +73,6 @@ def summarise(values: Sequence[float]) -> Summary:
         return Summary(values[0], 0.0, 1)
     lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
     return Summary(median, upper - lower, len(values))
-
-
-def cpu_model() -> str:
-    """The processor's name and the vector instructions that matter here."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.exists():
-        return platform.processor() or platform.machine()
-    pairs = (line.partition(":") for line in cpuinfo.read_text().splitlines())
-    fields = {key.strip(): value.strip() for key, _, value in pairs}
-    name = fields.get("model name", platform.machine())
-    flags = set((fields.get("flags") or fields.get("Features", "")).split())
-    notable = [flag for flag in NOTABLE_CPU_FLAGS if flag in flags]
-    family = f"family {fields['cpu family']} model {fields['model']}, " if "cpu family" in fields else ""
-    return f"{name} ({family}{' '.join(notable)})"
-
-
-def num_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_gb() -> float | None:
-    """Memory of the machine in GB (10^9 bytes), where it can be asked."""
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
 
 
 def git_commit() -> str:
@@ -123,48 +109,10 @@ def command_line() -> str:
 
 def facts(environments: Mapping[str, str | Path] | None = None) -> dict[str, str]:
     """What a reader needs beside the numbers; `environments` maps a name to the interpreter whose packages to list."""
-    memory = memory_gb()
-    lines = {
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "cpu": cpu_model(),
-        "cores": str(num_cores()),
-        "memory": f"{memory:.0f} GB" if memory else "unknown",
-        "load average": " ".join(f"{load:.1f}" for load in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "commit": git_commit(),
-        "command": command_line(),
-    }
+    lines = {**MACHINE.machine_facts(), "commit": git_commit(), "command": command_line()}
     for name, python in (environments or {"here": sys.executable}).items():
         lines[f"packages ({name})"] = ", ".join(f"{key} {value}" for key, value in versions(python).items())
     return lines
-
-
-class MachineWatch:
-    """Watches, from its making on, how busy other processes keep the machine: beside them no timing means much."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.busy_at_start_s = self.busy_by_others_s()
-
-    @staticmethod
-    def busy_by_others_s() -> float | None:
-        """CPU seconds of the machine since it started, without this process and its finished children (Linux only)."""
-        stat = Path("/proc/stat")
-        if not stat.exists():
-            return None
-        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.read_text().split()[1:9])
-        busy_s = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-        return busy_s - sum(os.times()[:4])
-
-    def facts(self) -> dict[str, str]:
-        """Header lines: wall seconds and the share of the cores that others took; call when all children have ended."""
-        wall_s = time.perf_counter() - self.started
-        busy_s = self.busy_by_others_s()
-        lines = {"wall": f"{wall_s:.0f} s"}
-        if busy_s is not None and self.busy_at_start_s is not None:
-            share = (busy_s - self.busy_at_start_s) / (wall_s * (os.cpu_count() or 1))
-            lines["cores busy with other processes"] = f"{max(share, 0):.0%}"
-        return lines
 
 
 def shown(value: Any) -> str:
