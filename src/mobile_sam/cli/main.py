@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mobile_sam._version import __version__
+from mobile_sam.cli import evaluate
 from mobile_sam.cli.info import info
 from mobile_sam.cli.segment import segment
 
@@ -26,6 +27,14 @@ app = typer.Typer(
 )
 app.command()(segment)
 app.command()(info)
+
+evaluate_app = typer.Typer(help="Validate by named protocols.", no_args_is_help=True, rich_markup_mode=None)
+evaluate_app.command()(evaluate.prompts)
+evaluate_app.command()(evaluate.agreement)
+evaluate_app.command()(evaluate.boxes)
+evaluate_app.command()(evaluate.latency)
+evaluate_app.command()(evaluate.protocols)
+app.add_typer(evaluate_app, name="evaluate")
 
 
 def _print_version(is_wanted: bool) -> None:

@@ -92,6 +92,7 @@ class Dataset:
         pictures: in the order of the file, or of their names.
         problems: in the order they were met.
         selection: how the pictures were chosen, in words.
+        passed_over: ids of the pictures that were not chosen.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Dataset:
     pictures: tuple[Picture, ...]
     problems: tuple[Problem, ...] = ()
     selection: str = "all pictures"
+    passed_over: frozenset[str] = frozenset()
 
     @property
     def num_instances(self) -> int:
@@ -121,7 +123,10 @@ class Dataset:
         if num_pictures >= len(self.pictures):
             return self
         if seed is None:
-            return replace(self, pictures=self.pictures[:num_pictures], selection=f"the first {num_pictures} pictures")
-        chosen = np.random.default_rng(seed).choice(len(self.pictures), num_pictures, replace=False)
-        pictures = tuple(self.pictures[index] for index in sorted(chosen.tolist()))
-        return replace(self, pictures=pictures, selection=f"{num_pictures} pictures chosen with seed {seed}")
+            chosen, selection = list(range(num_pictures)), f"the first {num_pictures} pictures"
+        else:
+            drawn = np.random.default_rng(seed).choice(len(self.pictures), num_pictures, replace=False)
+            chosen, selection = sorted(drawn.tolist()), f"{num_pictures} pictures chosen with seed {seed}"
+        pictures = tuple(self.pictures[index] for index in chosen)
+        others = {picture.id for picture in self.pictures} - {picture.id for picture in pictures}
+        return replace(self, pictures=pictures, selection=selection, passed_over=self.passed_over | others)

@@ -1,0 +1,171 @@
+"""The loop of every protocol that goes through pictures: read, encode, measure, write down; killed, it goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobile_sam.core.embedding import Embedding
+from mobile_sam.core.errors import ImageReadError
+from mobile_sam.core.images import read_image
+from mobile_sam.data.embedding_store import EmbeddingStore
+from mobile_sam.data.records import Picture
+from mobile_sam.evaluate.journal import Journal
+from mobile_sam.evaluate.models import Model
+from mobile_sam.evaluate.stopwatch import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, int], None]
+"""Told after each picture: how many are done, how many of these failed, how many there are."""
+
+
+class Task(Protocol):
+    """What is measured on a picture."""
+
+    models: tuple[Model, ...]
+
+    def entry(
+        self, picture: Picture, embeddings: Mapping[str, Embedding], stopwatch: Stopwatch, left_out: Counter[str]
+    ) -> dict[str, Any]:
+        """Measure a picture.
+
+        Args:
+            picture: with its objects.
+            embeddings: of the picture, by the model's name.
+            stopwatch: takes the seconds of each stage.
+            left_out: what could not be measured is counted here, by reason.
+
+        Returns:
+            What came of it, ready for JSON.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedPicture:
+    """A picture that was read.
+
+    Attributes:
+        picture: what was read.
+        pixels: (H, W, 3) uint8 RGB.
+        content: the file's bytes.
+    """
+
+    picture: Picture
+    pixels: NDArray[np.uint8]
+    content: bytes
+
+
+def open_picture(picture: Picture) -> OpenedPicture:
+    """Read a picture's file.
+
+    Raises:
+        OSError: it cannot be read. ImageReadError: it is damaged, or not of the size that was annotated.
+    """
+    content = picture.path.read_bytes()
+    try:
+        pixels = read_image(content)
+    except ImageReadError as error:
+        raise ImageReadError(f"{picture.path.name}: {error}") from error
+    size_hw = (pixels.shape[0], pixels.shape[1])
+    if picture.size_hw is not None and size_hw != picture.size_hw:
+        raise ImageReadError(
+            f"{picture.path.name} has {size_hw[1]} x {size_hw[0]} px, annotated are {picture.size_hw[1]} x "
+            f"{picture.size_hw[0]} (width x height); is it another version of the picture, or turned by its EXIF tag?"
+        )
+    return OpenedPicture(picture, pixels, content)
+
+
+def embed(
+    opened: OpenedPicture, models: Iterable[Model], store: EmbeddingStore | None, stopwatch: Stopwatch
+) -> dict[str, Embedding]:
+    """Encode a picture with each model, or take the embedding from the store; by the model's name."""
+    embeddings = {}
+    for model in models:
+        embedding = None
+        if store is not None:
+            with stopwatch.stage("store"):
+                embedding = store.get(model.encoder_id, opened.content, model.engine.model_id)
+        if embedding is None:
+            with stopwatch.stage("encode"):
+                (embedding,) = model.engine.encode([opened.pixels])
+            if store is not None:
+                with stopwatch.stage("store"):
+                    store.put(model.encoder_id, opened.content, embedding)
+        embeddings[model.name] = embedding
+    return embeddings
+
+
+def run_pictures(
+    pictures: Sequence[Picture],
+    task: Task,
+    journal: Journal,
+    *,
+    store: EmbeddingStore | None = None,
+    stopwatch: Stopwatch | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Measure the pictures that the journal lacks; it then has an entry for each, "failed" with a reason for some.
+
+    The next picture is read while one is worked on. Whatever goes wrong with a picture costs that picture.
+
+    Args:
+        pictures: in order.
+        task: what to measure.
+        journal: takes the entries.
+        store: embeddings on disk.
+        stopwatch: takes the seconds of each stage.
+        progress: told after each picture.
+    """
+    stopwatch = stopwatch or Stopwatch()
+    missing = [picture for picture in pictures if not journal.is_done(picture.id)]
+    num_done, num_failed = len(pictures) - len(missing), 0
+    if progress:
+        progress(num_done, num_failed, len(pictures))
+    for picture, opened in _read_ahead(missing, stopwatch):
+        left_out: Counter[str] = Counter()
+        try:
+            if isinstance(opened, Exception):
+                raise opened
+            embeddings = embed(opened, task.models, store, stopwatch)
+            entry = task.entry(picture, embeddings, stopwatch, left_out)
+        except Exception as error:
+            logger.debug("picture %s failed", picture.id, exc_info=error)
+            entry = {"failed": _reason(error)}
+            left_out.clear()  # the whole picture is
+            num_failed += 1
+        journal.append(picture.id, {**entry, "left_out": dict(left_out)})
+        num_done += 1
+        if progress:
+            progress(num_done, num_failed, len(pictures))
+
+
+def _read_ahead(
+    pictures: Sequence[Picture], stopwatch: Stopwatch
+) -> Iterator[tuple[Picture, OpenedPicture | Exception]]:
+    """Read each picture while the one before is worked on; what could not be read is given as the error it raised."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(open_picture, pictures[0]) if pictures else None
+        for index, picture in enumerate(pictures):
+            assert coming is not None
+            with stopwatch.stage("read (waiting)"):
+                error = coming.exception()
+            opened = coming.result() if error is None else error
+            if index + 1 < len(pictures):
+                coming = reader.submit(open_picture, pictures[index + 1])
+            if isinstance(opened, BaseException) and not isinstance(opened, Exception):
+                raise opened
+            yield picture, opened
+
+
+def _reason(error: Exception) -> str:
+    """Say what went wrong; an error that is not of the expected kinds is named."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (ValueError, OSError)) and text else f"{type(error).__name__}: {text}"

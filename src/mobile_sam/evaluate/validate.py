@@ -1,0 +1,236 @@
+"""Whole evaluations, each one call: prompts against ground truth, models against each other, COCO AP for boxes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+from mobile_sam.data.mask_files import Detections, MaskFile
+from mobile_sam.data.records import Dataset, Picture, Problem
+from mobile_sam.evaluate.agreement import AgreementTask
+from mobile_sam.evaluate.boxes import BoxesTask, ap_tables, average_precisions, box_ap
+from mobile_sam.evaluate.latency import LatencyProtocol, measure_latency
+from mobile_sam.evaluate.machine import machine_facts
+from mobile_sam.evaluate.measurements import Measurement, MeasurementTable
+from mobile_sam.evaluate.models import Model, ModelSpec
+from mobile_sam.evaluate.prompts import PromptsTask
+from mobile_sam.evaluate.protocols import AgreementProtocol, BoxesProtocol, PromptsProtocol
+from mobile_sam.evaluate.report.content import NamedTable, Report
+from mobile_sam.evaluate.session import RunOptions, Session, dataset_facts, write_report
+from mobile_sam.evaluate.showcase import make_cases
+from mobile_sam.evaluate.statistics import compare, summarise
+
+
+def evaluate_prompts(
+    dataset: Dataset, models: Sequence[Model], protocols: Sequence[PromptsProtocol], options: RunOptions | None = None
+) -> Report:
+    """Measure masks for prompts made from annotated objects against the annotated masks.
+
+    Args:
+        dataset: pictures with objects.
+        models: the first is the baseline for differences.
+        protocols: with unique names.
+        options: how the run is done.
+
+    Raises:
+        ValueError: no object, models or protocols of one name, another run in the folder, or not one picture that
+            could be measured. OSError: the folder cannot be written.
+    """
+    _require_objects(dataset)
+    clicks = [instance.point_xy for picture in dataset.pictures for instance in picture.instances]
+    for protocol in protocols:
+        if protocol.first_prompt == "annotated" and not any(clicks):
+            raise ValueError(
+                f"protocol {protocol.name!r} needs the click that made each mask, which SA-1B's files tell; "
+                f"{dataset.name} tells none"
+            )
+    session = Session(
+        "prompts",
+        "Masks against annotated objects",
+        dataset,
+        models,
+        [protocol.to_json() for protocol in protocols],
+        options or RunOptions(),
+    )
+    return _measure_masks(session, PromptsTask(protocols, models), "objects", models[0].name)
+
+
+def evaluate_agreement(
+    dataset: Dataset,
+    reference: Model | MaskFile,
+    others: Sequence[Model],
+    protocols: Sequence[AgreementProtocol],
+    options: RunOptions | None = None,
+    *,
+    pairing: str = "id",
+) -> Report:
+    """Measure masks of models against those of a reference, for the same prompts.
+
+    Args:
+        dataset: pictures; with objects, if prompts are made from them.
+        reference: a model, or the masks that another tool left in a file.
+        others: what is compared with it; the first is the baseline for differences among them.
+        protocols: with unique names.
+        options: how the run is done.
+        pairing: how masks of a file find their prompts, one of `agreement.PAIRINGS`.
+
+    Raises:
+        ValueError: as `evaluate_prompts`; also nothing to compare, or prompts from objects where there are none.
+    """
+    if not others:
+        raise ValueError("agreement needs two models, or a model and a file of masks; name another model")
+    for protocol in protocols:
+        given_by_file = protocol.prompts == "given" and isinstance(reference, MaskFile)
+        if protocol.prompts in ("box", "centre", "given") and not given_by_file and not dataset.num_instances:
+            raise ValueError(f"protocol {protocol.name!r} makes prompts from objects; {dataset.name} has none")
+    models = [*([reference] if isinstance(reference, Model) else []), *others]
+    told = {"name": reference.name}
+    if isinstance(reference, MaskFile):
+        known = {picture.id for picture in dataset.pictures} | dataset.passed_over
+        unknown = [
+            Problem("masks of an unknown picture", f"picture {name}", f"{len(masks)} masks; not in {dataset.name}")
+            for name, masks in reference.masks.items()
+            if name not in known
+        ]
+        dataset = replace(dataset, problems=(*dataset.problems, *reference.problems, *unknown))
+        told |= {"sha256": reference.sha256, "pairing": pairing}
+    session = Session(
+        "agreement",
+        f"Agreement with {reference.name}",
+        dataset,
+        models,
+        [protocol.to_json() for protocol in protocols],
+        options or RunOptions(),
+        {"reference": told},
+    )
+    return _measure_masks(session, AgreementTask(protocols, reference, others, pairing), "prompts", others[0].name)
+
+
+def evaluate_boxes(
+    dataset: Dataset,
+    detections: Detections,
+    models: Sequence[Model],
+    protocols: Sequence[BoxesProtocol] = (BoxesProtocol(),),
+    options: RunOptions | None = None,
+) -> Report:
+    """Compute COCO AP of the masks that models give for a detector's boxes.
+
+    Args:
+        dataset: pictures with objects, crowds among them.
+        detections: of these pictures; those of others are left out and counted.
+        models: the first, with the first protocol, is the baseline for differences.
+        protocols: with unique names.
+        options: how the run is done.
+
+    Raises:
+        ValueError: as `evaluate_prompts`; also no detection that belongs to a picture of the dataset.
+    """
+    _require_objects(dataset)
+    known = {picture.id for picture in dataset.pictures}
+    _, unknown = detections.check_pictures(known | dataset.passed_over)
+    detections, _ = detections.check_pictures(known)
+    if not detections.pictures:
+        raise ValueError(
+            f"no detection in {detections.name} is of a picture in {dataset.name}; do the image ids belong together?"
+        )
+    session = Session(
+        "boxes",
+        f"COCO AP of the masks for the boxes in {detections.name}",
+        replace(dataset, problems=(*dataset.problems, *detections.problems, *unknown)),
+        models,
+        [protocol.to_json() for protocol in protocols],
+        options or RunOptions(),
+        {"detections": {"name": detections.name, "sha256": detections.sha256}},
+    )
+    session.measure(BoxesTask(protocols, models, detections))
+    failures = session.failures()
+    pictures = [picture for picture in dataset.pictures if picture.id not in failures]
+    with session.stopwatch.stage("statistics"):
+        aps = average_precisions(protocols, [model.name for model in models], pictures, session.entries)
+        tables = ap_tables(aps, box_ap(pictures, detections))
+    report = session.report(_most_boxes(session, pictures), "boxes", tables=tables)
+    write_report(report, session.options.folder)
+    return report
+
+
+def evaluate_latency(
+    dataset: Dataset, specs: Sequence[ModelSpec], protocol: LatencyProtocol, options: RunOptions | None = None
+) -> Report:
+    """Time models side by side, each in a process of its own.
+
+    A model that gives out is among the report's failures; the others go on.
+
+    Args:
+        dataset: pictures to time on.
+        specs: with unique names; the first is the baseline for ratios.
+        protocol: what is timed, and how often.
+        options: where the report goes.
+
+    Raises:
+        ValueError: not one picture that can be read, or not one model that runs.
+    """
+    options = options or RunOptions()
+    started = time.perf_counter()
+    result = measure_latency(protocol, specs, [picture.path for picture in dataset.pictures], options.progress)
+    failures = [{"picture": problem.where, "reason": problem.message} for problem in result.failures]
+    if not result.models:
+        raise ValueError(f"not one model could be timed: {'; '.join(failure['reason'] for failure in failures)}")
+    tables = [
+        NamedTable(
+            title,
+            tuple(columns),
+            tuple(map(tuple, rows)),
+            num_text_columns=sum(isinstance(cell, str) for cell in rows[0]),
+        )
+        for title, columns, rows in result.tables()
+    ]
+    report = Report(
+        kind="latency",
+        title="Latency",
+        command=options.command,
+        machine={**machine_facts(), **result.watch},
+        dataset=dataset_facts(dataset),
+        models=result.models,
+        protocols=[protocol.to_json()],
+        counts={"pictures timed": result.num_pictures, "models timed": len(result.models)},
+        failures=failures,
+        problems=[asdict(problem) for problem in dataset.problems],
+        tables=tables,
+        wall_s=time.perf_counter() - started,
+    )
+    write_report(report, options.folder)
+    return report
+
+
+def _require_objects(dataset: Dataset) -> None:
+    if not dataset.num_instances:
+        raise ValueError(f"{dataset.name} has no object to measure; left out: {dataset.count_problems() or 'nothing'}")
+
+
+def _most_boxes(session: Session, pictures: Sequence[Picture]) -> int:
+    """Number of boxes that became masks, by the protocol that takes the most of them; all models have the same."""
+    name = session.models[0].name
+    of_pictures = [session.entries[picture.id]["results"] for picture in pictures]
+    protocols = [protocol["name"] for protocol in session.protocols]
+    return max(sum(len(results[protocol][name]) for results in of_pictures) for protocol in protocols)
+
+
+def _measure_masks(session: Session, task: PromptsTask | AgreementTask, what: str, baseline: str) -> Report:
+    """Run a protocol whose results are masks' IoU."""
+    session.measure(task)
+    table = MeasurementTable.of(
+        [Measurement.from_row(name, row) for name, entry in session.entries.items() for row in entry.get("rows", ())]
+    )
+    if not len(table):
+        raise ValueError(f"not one of the {what} could be measured; left out: {dict(session.left_out())}")
+    with session.stopwatch.stage("statistics"):
+        summaries, differences = summarise(table), compare(table, baseline)
+    with session.stopwatch.stage("cases"):
+        pictures = session.dataset.pictures
+        num_cases = session.options.num_cases if session.options.folder else 0
+        cases = make_cases(task, pictures, table, num_cases, session.store)
+    num_measured = len(set(zip(table.picture.tolist(), table.object.tolist(), strict=True)))
+    report = session.report(num_measured, what, summaries=summaries, differences=differences)
+    write_report(report, session.options.folder, table, cases)
+    return report
