@@ -65,7 +65,7 @@ def test_first_screen_has_picture_install_line_and_code():
     assert "predictor.predict(" in text
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "docs/architecture.md", "docs/log.md"])
+@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "docs/architecture.md", "docs/evaluation.md", "docs/log.md"])
 def test_links_between_pages_lead_somewhere(page):
     text = re.sub(r"^```.*?^```|`[^`]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
     targets = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]

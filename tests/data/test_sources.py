@@ -152,3 +152,10 @@ def test_sources_without_pictures_are_refused(tmp_path):
         list_picture_files([tmp_path])
     with pytest.raises(FileNotFoundError, match="gone"):
         list_picture_files([tmp_path / "gone"])
+
+
+def test_paths_may_be_text(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    assert [picture.id for picture in list_picture_files([str(tmp_path)]).pictures] == ["a.png"]
+    with pytest.raises(FileNotFoundError, match="nothing at"):
+        open_dataset(str(tmp_path / "b.json"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ class Detections:
         return replace(self, pictures=kept), problems
 
 
-def read_mask_file(path: Path) -> MaskFile:
+def read_mask_file(path: str | PathLike[str]) -> MaskFile:
     """Read the masks that another tool made of pictures and prompts.
 
     The file is a list of entries, or an object with the list "annotations" and perhaps, as in SA-1B, an "image" that
@@ -132,6 +133,7 @@ def read_mask_file(path: Path) -> MaskFile:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON, has no such list, or not one entry can be used.
     """
+    path = Path(path)
     content, sha256 = read_json(path)
     entries, shared_picture_id = _entries(content, path), None
     if isinstance(content, dict) and isinstance(image := content.get("image"), dict):
@@ -156,13 +158,14 @@ def read_mask_file(path: Path) -> MaskFile:
     return MaskFile(path.name, sha256, {key: tuple(value) for key, value in masks.items()}, tuple(problems))
 
 
-def read_detections(path: Path) -> Detections:
+def read_detections(path: str | PathLike[str]) -> Detections:
     """Read detected boxes in COCO's form of results: [{"image_id", "category_id", "bbox" (XYWH), "score"}, ...].
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON list, or not one entry can be used.
     """
+    path = Path(path)
     content, sha256 = read_json(path)
     entries = _entries(content, path)
     problems: list[Problem] = []

@@ -21,7 +21,10 @@ SOURCE_FORMS = (
 
 
 def open_dataset(
-    source: Path, pictures: Path | None = None, masks: Path | None = None, mask_kind: str = "auto"
+    source: str | os.PathLike[str],
+    pictures: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    mask_kind: str = "auto",
 ) -> Dataset:
     """Read annotated pictures, whatever their form.
 
@@ -37,6 +40,9 @@ def open_dataset(
         FileNotFoundError: something named is not there.
         ValueError: the source is of no known form, or nothing in it can be used.
     """
+    source = Path(source)
+    pictures = None if pictures is None else Path(pictures)
+    masks = None if masks is None else Path(masks)
     if not source.exists():
         raise FileNotFoundError(f"nothing at {source} (seen from {os.getcwd()}); check the spelling of the path")
     if source.is_file():
@@ -61,7 +67,7 @@ def open_dataset(
     raise ValueError(f"{source} is a folder of no known form{hint}; {SOURCE_FORMS}")
 
 
-def list_picture_files(sources: Sequence[Path]) -> Dataset:
+def list_picture_files(sources: Sequence[str | os.PathLike[str]]) -> Dataset:
     """List pictures for what needs no annotations, each file once.
 
     Args:
@@ -77,7 +83,7 @@ def list_picture_files(sources: Sequence[Path]) -> Dataset:
     """
     if not sources:
         raise ValueError("no pictures were named; name picture files or folders of them")
-    listed = [file for source in sources for file in _pictures_of(source)]
+    listed = [file for source in sources for file in _pictures_of(Path(source))]
     files: dict[str, Path] = {}  # by their real place
     problems = []
     for file in listed:
@@ -86,7 +92,7 @@ def list_picture_files(sources: Sequence[Path]) -> Dataset:
             problems.append(Problem("repeated picture", str(file), f"is {files[place]}, which came before"))
         files.setdefault(place, file)
     ids = _unique_names(list(files))
-    name = sources[0].resolve().name + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
+    name = Path(sources[0]).resolve().name + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
     pictures = tuple(Picture(picture_id, file) for picture_id, file in zip(ids, files.values(), strict=True))
     sha256 = sha256_of_listing(zip(ids, files.values(), strict=True))
     return Dataset(name, "pictures", sha256, pictures, tuple(problems))

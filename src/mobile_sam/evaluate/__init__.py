@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mobile_sam.data.mask_files import read_detections, read_mask_file
     from mobile_sam.data.sources import list_picture_files, open_dataset
     from mobile_sam.evaluate.latency_results import LatencyProtocol
     from mobile_sam.evaluate.models import Model, ModelSpec, make_models
@@ -36,6 +37,8 @@ _HOMES = {
     "make_models": "evaluate.models",
     "open_dataset": "data.sources",
     "prompts_protocols": "evaluate.presets",
+    "read_detections": "data.mask_files",
+    "read_mask_file": "data.mask_files",
 }
 
 __all__ = [
@@ -56,6 +59,8 @@ __all__ = [
     "make_models",
     "open_dataset",
     "prompts_protocols",
+    "read_detections",
+    "read_mask_file",
 ]
 
 

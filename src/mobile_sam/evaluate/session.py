@@ -59,6 +59,11 @@ class RunOptions:
     command: str = ""
     progress: Progress | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("folder", "embeddings"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))  # callers may pass a str
+
 
 @dataclass(eq=False)
 class Session:
