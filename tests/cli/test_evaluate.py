@@ -139,7 +139,7 @@ def test_boxes_gives_coco_ap(evaluate, discs, tmp_path):
     ap50 = table["columns"].index("AP50")
     assert of_masks[ap50] == pytest.approx(51 / 101)  # one of two objects: recall 0, .01, ... .50 at precision 1
     assert of_boxes[ap50] == pytest.approx(1)
-    assert [problem["kind"] for problem in report["problems"]] == ["detection of an unknown picture"]
+    assert [problem["kind"] for problem in report["problems"]] == ["detections of an unknown picture"]
 
 
 def test_latency_prints_every_stage(cli, examples, tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_finished_run_is_not_measured_again(evaluate, discs, tmp_path, disc_en
     monkeypatch.setattr(disc_engine, "encode", lambda images: pytest.fail("encoded again"))
     assert evaluate(*arguments).exit_code == 0
     assert (tmp_path / "out" / "measurements.csv").read_bytes() == first
-    assert "2 pictures were measured by an earlier run" in report_in(tmp_path / "out")["notes"][0]
+    assert "2 pictures were measured by an earlier run" in report_in(tmp_path / "out")["notes"][-1]
 
 
 def test_another_run_in_the_same_folder_is_refused_and_restart_allows_it(evaluate, discs, tmp_path):
@@ -212,8 +212,12 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(examples, tmp_path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
-def test_ctrl_c_says_that_nothing_is_lost(examples, tmp_path):
-    command = [sys.executable, "-c", RUN, "evaluate", "prompts", str(examples / "instances.json"), "--out", "out"]
+@pytest.mark.parametrize(
+    ("more", "told"), [([], "the same command goes on"), (["--restart"], "without --restart goes")]
+)
+def test_ctrl_c_says_that_nothing_is_lost(examples, tmp_path, more, told):
+    source = str(examples / "instances.json")
+    command = [sys.executable, "-c", RUN, "evaluate", "prompts", source, "--out", "out", *more]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (tmp_path / "out").exists() and time.monotonic() < deadline:
@@ -221,7 +225,7 @@ def test_ctrl_c_says_that_nothing_is_lost(examples, tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from here" in err
+    assert told in err
     assert "Traceback" not in err
 
 
@@ -244,6 +248,13 @@ def test_ctrl_c_says_that_nothing_is_lost(examples, tmp_path):
         (["agreement", "DISCS", "-p", "grid"], "name two models"),
         (["agreement", "DISCS", "-m", "torch", "--reference-masks", "text.json"], "is not JSON"),
         (["agreement", "empty_folder", "-m", "torch", "-m", "onnxruntime"], "holds no picture"),
+        (
+            ["agreement", "empty_folder", "--pictures", "elsewhere"],
+            "--pictures elsewhere belongs to an annotation file",
+        ),
+        (["agreement", "DISCS", "-m", "torch", "-m", "onnxruntime", "--pairing", "overlap"], "--reference-masks"),
+        (["prompts", "DISCS", "--embeddings", "text.json"], "text.json is a file; name a folder"),
+        (["boxes", "LVIS", "--detections", "lvis_boxes.json"], "COCO AP would count what is right but not annotated"),
         (["boxes", "DISCS", "--detections", "none.json"], "none.json"),
         (["boxes", "DISCS", "--detections", "other.json"], "do the image ids belong together"),
         (["latency", "text.json"], "text.json"),
@@ -254,9 +265,14 @@ def test_a_mistake_ends_in_one_clear_line(evaluate, discs, tmp_path, arguments, 
     (work / "text.json").write_text("no JSON")
     (work / "list.json").write_text("[]")
     (work / "empty_folder").mkdir()
+    content = json.loads(discs.read_text())
+    content["images"] = [{**image, "neg_category_ids": []} for image in content["images"]]
+    (discs.parent / "lvis.json").write_text(json.dumps(content))
+    (work / "lvis_boxes.json").write_text('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 1}]')
     (work / "other.json").write_text('[{"image_id": 9, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 1}]')
     before = {path: path.is_file() and path.read_bytes() for path in work.rglob("*")}
-    ended = evaluate(*(str(discs) if argument == "DISCS" else argument for argument in arguments))
+    places = {"DISCS": str(discs), "LVIS": str(discs.parent / "lvis.json")}
+    ended = evaluate(*(places.get(argument, argument) for argument in arguments))
     assert ended.exit_code == 2
     assert ended.out == ""
     last = ended.err.splitlines()[-1]

@@ -154,7 +154,10 @@ def test_a_record_that_is_no_object_lacks_its_keys(read, record):
 
 @pytest.mark.parametrize(
     ("mark", "is_crowd"),
-    [(1, True), (True, True), ("1", True), ("0", False), (0, False), (False, False), (None, False)],
+    [
+        *((mark, True) for mark in (1, True, "1")),
+        *((mark, False) for mark in (0, False, "0", None, "", "false", "no", 2, -1, 0.5, [], [1], {})),
+    ],
 )
 def test_crowds_stay_and_are_marked(read, some_mask, mark, is_crowd):
     dataset = read([annotation(iscrowd=mark, segmentation=plain_rle_of(some_mask))])
@@ -242,6 +245,39 @@ def test_of_repeated_annotation_ids_the_first_stays(read):
     dataset = read([annotation(), *again])
     assert kinds_of(dataset) == [("repeated annotation id", True)] * 3
     assert [(instance.id, instance.mask_px) for instance in dataset.pictures[0].instances] == [("11", 100), ("12", 100)]
+
+
+def test_a_broken_record_does_not_take_its_id_from_a_sound_one(read):
+    dataset = read([annotation(segmentation=[]), annotation(), annotation(segmentation=[[1]])])
+    assert kinds_of(dataset) == [("empty mask", True), ("repeated annotation id", True)]
+    assert [(instance.id, instance.mask_px) for instance in dataset.pictures[0].instances] == [("11", 100)]
+
+
+def test_annotations_that_are_numbered_anew_in_each_picture_stay_and_are_noted(read):
+    places = [(1, 1), (2, 1), (1, 2), (2, 2), (2, 1), (2, 3)]  # picture and annotation, by turns
+    records = [annotation(image_id=picture, id=number) for picture, number in places]
+    dataset = read(records, [image(), image(id=2)])
+    assert [[i.id for i in picture.instances] for picture in dataset.pictures] == [["1", "2"], ["2/1", "2/2", "3"]]
+    assert [(problem.where, problem.is_left_out) for problem in dataset.problems] == [
+        ("annotation 1 of picture 2", False),
+        ("annotation 2 of picture 2", False),
+        ("annotation 1 of picture 2", True),
+    ]
+    assert dataset.count_problems() == {"repeated annotation id": 3}
+    assert "came before in picture 1; here it becomes 2/1" in dataset.problems[0].message
+
+
+def test_an_id_whose_first_record_was_broken_is_free_for_another_picture(read):
+    records = [annotation(segmentation=[]), annotation(image_id=2), annotation()]
+    dataset = read(records, [image(), image(id=2)])
+    assert [[i.id for i in picture.instances] for picture in dataset.pictures] == [["1/11"], ["11"]]
+
+
+def test_made_up_ids_do_not_meet_those_of_the_file(read):
+    records = [annotation(id=7), annotation(id="2/7", image_id=2), annotation(id=7, image_id=2)]
+    dataset = read(records, [image(), image(id=2)])
+    assert kinds_of(dataset) == [("repeated annotation id", True)]
+    assert [[i.id for i in picture.instances] for picture in dataset.pictures] == [["7"], ["2/7"]]
 
 
 def test_ids_may_be_text_and_meet_numbers(read):

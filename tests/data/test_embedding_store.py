@@ -115,5 +115,5 @@ def test_a_folder_that_vanishes_stops_nothing(store, embedding, caplog):
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(ValueError, match="file is a file; name a folder for the embeddings"):
         EmbeddingStore(tmp_path / "file")

@@ -1,5 +1,7 @@
 """Folders of masks: which values are objects, and what is said where that cannot be known."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -81,6 +83,92 @@ def test_auto_tells_one_object_from_labels(read, mask, expected):
     dataset = read(mask)
     assert boxes_of(dataset) == expected
     assert dataset.problems == ()
+
+
+def soft_disc(largest, dtype=np.uint8, side_px=64, radius_px=20):
+    """(H, W), an anti-aliased disc: how much of each pixel it covers, times the largest value."""
+    fine = (np.arange(side_px * 16) + 0.5) / 16 - side_px / 2
+    covered = (fine**2 + fine[:, None] ** 2 < radius_px**2).reshape(side_px, 16, side_px, 16).mean((1, 3))
+    return np.round(covered * largest).astype(dtype)
+
+
+def tiles(num_tiles, dtype, first_label=1, step=1, side_px=8):
+    """(side_px, num_tiles * side_px), a label in each tile, the tiles having gaps of two columns."""
+    labels = np.repeat(np.arange(num_tiles) * step + first_label, side_px).astype(dtype)
+    labels[np.arange(labels.size) % side_px >= side_px - 2] = 0
+    return np.tile(labels, (side_px, 1))
+
+
+@pytest.fixture
+def read_large(folder, read):
+    """Like `read`, the picture having the mask's size."""
+
+    def read_large(mask, mask_kind="auto"):
+        height, width = mask.shape if isinstance(mask, np.ndarray) else mask.size[::-1]
+        Image.new("RGB", (width, height)).save(folder / "images" / "cat.jpg")
+        return read(mask, mask_kind)
+
+    return read_large
+
+
+@pytest.mark.parametrize(
+    "disc", [soft_disc(65535, np.uint16), soft_disc(1000, np.uint16), soft_disc(254), soft_disc(200)]
+)
+def test_one_object_with_a_soft_edge_is_not_taken_for_labels(read_large, disc):
+    dataset = read_large(disc)
+    assert kinds_of(dataset) == ["ambiguous mask"]
+    assert "pass mask_kind 'binary' or 'labels'" in dataset.problems[0].message.lower()
+    (instance,) = read_large(disc, "binary").pictures[0].instances
+    assert instance.mask_px == pytest.approx(np.pi * 20**2, rel=0.02)
+    assert instance.box_xyxy == (12, 12, 52, 52)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        tiles(20, np.uint8),
+        tiles(20, np.uint16),
+        tiles(20, np.uint16, first_label=300, step=1000),
+        tiles(20, np.uint8, first_label=10, step=12),
+        tiles(8, np.uint8),
+    ],
+)
+def test_labels_of_like_sizes_are_objects(read_large, labels):
+    dataset = read_large(labels)
+    expected = {
+        f"cat.png#{labels[0, 8 * tile]}": (8 * tile, 0, 8 * tile + 6, 8) for tile in range(labels.shape[1] // 8)
+    }
+    assert boxes_of(dataset) == expected
+    assert dataset.problems == ()
+
+
+@pytest.mark.parametrize("num_labels", [8, 20])
+def test_a_last_label_that_is_the_largest_makes_many_values_ambiguous_but_in_palettes(read_large, num_labels):
+    labels = np.concatenate(
+        [tiles(num_labels - 1, np.uint8), np.full((60, 8 * (num_labels - 1)), num_labels, np.uint8)]
+    )
+    assert read_large(palette(labels)).num_instances == num_labels
+    assert read_large(labels, "labels").num_instances == num_labels
+    assert read_large(labels).num_instances == (num_labels if num_labels <= 8 else 0)
+
+
+def test_many_labels_are_not_held_as_masks_at_once(read_large):
+    labels = np.arange(1, 301, dtype=np.uint16).repeat(600).reshape(300, 600)  # a row each
+    tracemalloc.start()
+    try:
+        assert read_large(labels).num_instances == 300
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 300 * labels.size / 3  # 300 masks of a byte a pixel
+
+
+@pytest.mark.parametrize(
+    ("mask_kind", "expected"),
+    [("auto", "mask folder"), ("binary", "mask folder (binary)"), ("labels", "mask folder (labels)")],
+)
+def test_the_kind_of_the_dataset_tells_how_masks_were_read(read, mask_kind, expected):
+    assert read(values_with([(LEFT, 1)]), mask_kind).kind == expected
 
 
 def test_a_mask_comes_back_pixel_by_pixel(read):

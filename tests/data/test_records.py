@@ -1,5 +1,6 @@
 """Datasets as values: counts, choices of pictures, and what an instance tells of its mask."""
 
+import hashlib
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from mobile_sam.core.masks import encode_rle
+from mobile_sam.data.folders import sha256_of_listing
 from mobile_sam.data.records import Dataset, Instance, Picture, Problem
 
 L_SHAPE = np.array([[1, 0, 0], [1, 1, 0]], bool)
@@ -43,6 +45,27 @@ def test_writing_on_a_decoded_mask_does_not_change_the_instance():
 def test_objects_are_counted_over_all_pictures():
     assert dataset(4).num_instances == 0 + 1 + 2 + 3
     assert dataset(0).num_instances == 0
+
+
+def test_the_hash_of_the_pictures_follows_their_ids_and_the_sizes_of_their_files(tmp_path):
+    def hash_of(*pictures):
+        return Dataset("set", "coco", "0" * 64, tuple(Picture(name, tmp_path / file) for name, file in pictures))
+
+    (tmp_path / "a.png").write_bytes(b"four")
+    (tmp_path / "b.png").write_bytes(b"seven..")
+    both = hash_of(("1", "a.png"), ("2", "b.png"))
+    assert both.pictures_sha256 == hashlib.sha256(b"1 4\n2 7\n").hexdigest()
+    assert both.some(1).pictures_sha256 == hashlib.sha256(b"1 4\n").hexdigest()
+    assert hash_of(("2", "b.png"), ("1", "a.png")).pictures_sha256 == both.pictures_sha256  # in any order
+    (tmp_path / "b.png").write_bytes(b"longer than it was")
+    assert both.pictures_sha256 == hashlib.sha256(b"1 4\n2 18\n").hexdigest()
+    (tmp_path / "b.png").unlink()
+    assert both.pictures_sha256 == hashlib.sha256(b"1 4\n2 -1\n").hexdigest()
+
+
+def test_ids_that_are_no_unicode_have_a_hash_too():
+    hashes = {sha256_of_listing([(name, Path("gone.png"))]) for name in ("\ud800", "\udc80", "a")}
+    assert len(hashes) == 3
 
 
 def test_problems_are_counted_by_kind_the_most_frequent_first():

@@ -114,16 +114,25 @@ def test_broken_annotations_are_named_as_in_coco_files(tmp_path, put):
     assert [(i.id, i.point_xy) for i in dataset.pictures[0].instances] == [("3", (4.5, 6.25)), ("4", None), ("5", None)]
 
 
-def test_ids_that_start_anew_in_each_file_are_told_apart_by_their_picture(tmp_path, put):
+def test_ids_that_start_anew_in_each_file_are_told_apart_by_their_picture_and_are_no_problem(tmp_path, put):
     put(7, [annotation(0), annotation(1)])
     put(8, [annotation(0), annotation(2)])
-    put(9, [annotation(5)])
-    pictures = read_sa1b(tmp_path).pictures
-    assert [[instance.id for instance in picture.instances] for picture in pictures] == [
+    put(9, [annotation(0), annotation(5)])
+    dataset = read_sa1b(tmp_path)
+    assert [[instance.id for instance in picture.instances] for picture in dataset.pictures] == [
         ["0", "1"],
-        ["8/0", "8/2"],
-        ["5"],
+        ["8/0", "2"],
+        ["9/0", "5"],
     ]
+    assert dataset.problems == ()
+
+
+def test_within_one_of_the_files_that_start_anew_the_first_of_an_id_stays(tmp_path, put):
+    put(7, [annotation(0)])
+    put(8, [annotation(0), annotation(0), annotation(1)])
+    dataset = read_sa1b(tmp_path)
+    assert kinds_of(dataset) == [("repeated annotation id", "annotation 0 of picture 8", True)]
+    assert [instance.id for instance in dataset.pictures[1].instances] == ["8/0", "1"]
 
 
 def test_a_picture_is_found_by_the_name_of_its_annotations_too(tmp_path, put):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobile_sam.data.sources import list_picture_files, open_dataset
+from mobile_sam.data.sources import is_annotated, list_picture_files, open_dataset
 
 HEIGHT, WIDTH = 10, 14
 
@@ -59,7 +59,7 @@ def test_a_folder_with_pictures_and_masks_below_it_is_a_mask_folder(tmp_path, na
     picture(tmp_path / name / "a.png")
     mask(tmp_path / "masks" / "a.png")
     dataset = open_dataset(tmp_path, mask_kind="binary")
-    assert (dataset.kind, dataset.num_instances) == ("mask folder", 1)
+    assert (dataset.kind, dataset.num_instances) == ("mask folder (binary)", 1)
 
 
 def test_masks_may_be_named_and_their_kind_is_passed_on(tmp_path):
@@ -78,6 +78,44 @@ def test_a_folder_of_sa1b_is_known_by_its_names(tmp_path):
     sa1b_file(tmp_path / "sa_1.json")
     dataset = open_dataset(tmp_path)
     assert (dataset.kind, dataset.pictures[0].instances[0].mask_px) == ("sa-1b", 5)
+
+
+@pytest.mark.parametrize(
+    ("places", "source", "expected"),
+    [
+        (["set.json"], "set.json", True),
+        (["set.JSON"], "set.JSON", True),
+        ([], "gone.json", True),  # whoever opens it says so
+        (["folder.json/a.png"], "folder.json", False),
+        (["a.png"], "a.png", False),
+        (["a.png"], "", False),
+        (["a.png", "instances.json"], "", False),
+        (["sa_1.json", "sa_1.jpg"], "", True),
+        (["sa_1.jpg"], "", False),
+        (["masks/a.png", "images/a.png"], "", True),
+        (["masks/a.png", "pictures/a.png"], "", True),
+        (["masks/a.png", "a.png"], "", False),
+        (["images/a.png"], "", False),
+        (["masks", "images/a.png"], "", False),  # a file
+        ([], "gone", False),
+    ],
+)
+def test_it_is_told_beforehand_what_holds_annotations(tmp_path, places, source, expected):
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    assert is_annotated(tmp_path / source) is is_annotated(str(tmp_path / source)) is expected
+    if not expected:
+        with pytest.raises((ValueError, FileNotFoundError), match=r"nothing at|no known form|no \.json file"):
+            open_dataset(tmp_path / source)
+
+
+def test_an_annotation_file_among_pictures_is_refused(tmp_path):
+    path, annotations = picture(tmp_path / "a.png"), coco_file(tmp_path / "instances.json")
+    for sources in ([annotations], [path, annotations]):
+        with pytest.raises(ValueError, match=r"instances.json is an annotation file; name one annotation file alone"):
+            list_picture_files(sources)
+    assert [p.id for p in list_picture_files([tmp_path]).pictures] == ["a.png"]
 
 
 def test_what_has_no_known_form_is_told_the_forms(tmp_path):
@@ -127,6 +165,49 @@ def test_a_picture_named_twice_is_listed_once(tmp_path):
     dataset = list_picture_files([path, tmp_path, tmp_path / "." / "a.png"])
     assert [p.path for p in dataset.pictures] == [path]
     assert [problem.kind for problem in dataset.problems] == ["repeated picture"] * 2
+
+
+@pytest.fixture
+def links(tmp_path):
+    """Links with names of their own, as a store of files by their hash has them."""
+    for name in ("0f3c", "77aa"):
+        picture(tmp_path / "blobs" / f"{name}.png")
+    for link, target in {"cat.png": "0f3c", "dog.png": "77aa", "more/cat.png": "77aa", "again.png": "0f3c"}.items():
+        (tmp_path / "shown" / link).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "shown" / link).symlink_to(tmp_path / "blobs" / f"{target}.png")
+    return tmp_path / "shown"
+
+
+def test_links_keep_their_names_while_repeats_are_found_by_what_they_lead_to(links):
+    dataset = list_picture_files([links / "cat.png", links])
+    assert [(p.id, p.path) for p in dataset.pictures] == [
+        ("cat.png", links / "cat.png"),
+        ("dog.png", links / "dog.png"),
+    ]
+    assert [problem.kind for problem in dataset.problems] == ["repeated picture"] * 2
+    assert dataset.name == "cat.png and 1 more"
+
+
+def test_repeated_names_of_links_become_paths_to_the_links(links):
+    dataset = list_picture_files([links / "cat.png", links / "more"])
+    assert [p.id for p in dataset.pictures] == ["cat.png", "more/cat.png"]
+
+
+def test_linked_folders_keep_their_names(tmp_path):
+    for day, store in (("monday", "x1"), ("friday", "x2")):
+        picture(tmp_path / "store" / store / "a.png")
+        (tmp_path / day).symlink_to(tmp_path / "store" / store)
+    dataset = list_picture_files([tmp_path / "monday", tmp_path / "friday"])
+    assert [p.id for p in dataset.pictures] == ["monday/a.png", "friday/a.png"]
+
+
+def test_a_way_up_from_a_linked_folder_is_another_picture(tmp_path):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "store" / "a.png")
+    (tmp_path / "store" / "deep").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "store" / "deep")
+    dataset = list_picture_files([tmp_path / "a.png", tmp_path / "link" / ".." / "a.png"])
+    assert [p.id for p in dataset.pictures] == ["a.png", "store/a.png"]
 
 
 def test_files_and_relative_folders_are_taken_as_they_are_named(tmp_path, monkeypatch):

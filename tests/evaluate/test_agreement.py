@@ -139,7 +139,7 @@ def test_the_number_of_prompts_at_once_does_not_change_a_row(
     compare, two_objects, disc_model, small_disc_model, monkeypatch, at_once
 ):
     as_usual, _ = compare(two_objects, disc_model, [small_disc_model], *MANY_PROTOCOLS)
-    monkeypatch.setattr(agreement, "PROMPTS_AT_ONCE", at_once)
+    monkeypatch.setattr(agreement, "prompts_at_once", lambda image_hw: at_once)
     found, _ = compare(two_objects, disc_model, [small_disc_model], *MANY_PROTOCOLS)
     assert rows_of(found) == rows_of(as_usual)
 
@@ -276,7 +276,35 @@ def test_an_empty_mask_of_a_file_is_an_answer(compare, make_picture, answering, 
             make_picture("p"), reference, [answering(lambda _, m=mask: m)], AgreementProtocol("grid", num_prompts=1)
         )
         assert [one.measurement.iou for one in found] == [iou]
-        assert left_out == {}
+        assert left_out == ({"noted: both masks empty, counted as IoU 1": 1} if iou else {})
+
+
+def test_an_annotations_own_id_names_its_prompt(compare, two_objects, answering, disc):
+    reference = mask_file(file_mask("17", disc(60, 60, 25)), file_mask("18", disc(70, 60, 30)))
+    protocol = AgreementProtocol("box", prompts="box", mask_rule="single")
+    found, left_out = compare(two_objects, reference, [answering(lambda _: disc(60, 60, 25))], protocol)
+    assert [one.measurement.object for one in found] == ["box/17", "box/18"]
+    assert found[0].measurement.iou == 1
+    assert left_out == {}
+
+
+@pytest.mark.parametrize(
+    ("mask", "reason"),
+    [
+        ({"point_xy": (300.0, 10.0)}, "click outside the picture"),
+        ({"box_xyxy": (-90.0, 10.0, -20.0, 40.0)}, "box outside the picture"),
+        ({}, "mask without a click or box"),
+    ],
+)
+def test_a_mask_that_cannot_be_asked_for_costs_only_itself(compare, make_picture, answering, disc, mask, reason):
+    good, bad = replace(file_mask("good", disc(9, 9, 9)), point_xy=(9.0, 9.0)), replace(file_mask("bad", EMPTY), **mask)
+    sticks_out = replace(file_mask("cut", disc(9, 9, 9)), box_xyxy=(-90.0, -5.0, 18.0, 18.0))
+    model = answering(lambda _: disc(9, 9, 9))
+    given = AgreementProtocol("given", prompts="given", mask_rule="single")
+    found, left_out = compare(make_picture("p"), mask_file(good, bad, sticks_out), [model], given)
+    assert [one.measurement.object for one in found] == ["good", "cut"]
+    assert found[1].prompt.box_xyxy.tolist() == [0, 0, 18, 18]
+    assert left_out == {reason: 1}
 
 
 def test_by_overlap_each_mask_is_compared_with_the_one_that_fits_it_best(compare, make_picture, answering, disc, iou):

@@ -15,7 +15,14 @@ from mobile_sam.core.masks import decode_rle
 from mobile_sam.data.mask_files import Detections, PictureDetections
 from mobile_sam.evaluate import boxes
 from mobile_sam.evaluate.average_precision import METRICS
-from mobile_sam.evaluate.boxes import BoxesTask, ap_tables, average_precisions, box_ap, coco_truth
+from mobile_sam.evaluate.boxes import (
+    BoxesTask,
+    ap_tables,
+    average_precisions,
+    box_ap,
+    check_categories,
+    coco_truth,
+)
 from mobile_sam.evaluate.protocols import BoxesProtocol
 from mobile_sam.evaluate.stopwatch import Stopwatch
 
@@ -161,7 +168,7 @@ def test_boxes_are_cut_to_the_picture_and_those_outside_are_counted_once(entry, 
     assert [one["category_id"] for one in results["all"]["answering"]] == [1, 4]
     assert [one["category_id"] for one in results["two"]["answering"]] == [1]
     assert [one.box_xyxy for one in model.engine.asked[:2]] == [(0.0, 10.0, 90.0, 256.0), (5.0, 5.0, 20.0, 20.0)]
-    assert left_out == {"box outside the picture": 2}
+    assert left_out == {"box outside the picture": 2, "box beyond max_detections": 2}  # the most of any protocol
 
 
 @pytest.mark.parametrize("num_refinements", [0, 1, 3])
@@ -185,7 +192,7 @@ def test_the_number_of_boxes_at_once_does_not_change_a_result(entry, make_pictur
     found = detections(p=[((10 + i, 10, 90, 90 + 5 * i), 0.9 - i / 100, 1) for i in range(20)])
     protocols = BoxesProtocol("once"), BoxesProtocol("twice", mask_rule="best", num_refinements=1, score="product")
     as_usual = entry(make_picture("p"), [disc_model], found, *protocols)
-    monkeypatch.setattr(boxes, "BOXES_AT_ONCE", at_once)
+    monkeypatch.setattr(boxes, "prompts_at_once", lambda image_hw: at_once)
     assert entry(make_picture("p"), [disc_model], found, *protocols) == as_usual
     assert [len(of_models["disc"]) for of_models in as_usual[0].values()] == [20, 20]
 
@@ -203,7 +210,7 @@ def test_true_masks_for_all_boxes_have_an_ap_of_1(entry, objects, knowing):
     found = found_exactly(objects)
     aps = aps_of(entry, objects, [knowing()], found, BoxesProtocol())
     assert aps["boxes knowing"].metrics["AP"] == 1
-    assert box_ap(objects, found).metrics["AP"] == 1
+    assert box_ap(objects, found, 100).metrics["AP"] == 1
 
 
 def test_a_crowd_is_nothing_to_be_found_and_masks_on_it_are_no_mistake(entry, objects, knowing):
@@ -265,7 +272,7 @@ def test_ap_is_what_pycocotools_says_of_the_same_masks(entry, objects, disc_mode
 
 def test_the_boxes_own_ap_is_what_pycocotools_says_of_them(objects):
     rows = {"_9": [((12, 9, 108, 112), 0.9, 1), ((180, 48, 213, 72), 0.8, 3)], "_10": [((30, 25, 170, 160), 0.7, 1)]}
-    ours = box_ap(objects, detections(**rows, _77=[((0, 0, 9, 9), 1.0, 1)])).metrics  # picture 77 is not ours
+    ours = box_ap(objects, detections(**rows, _77=[((0, 0, 9, 9), 1.0, 1)]), 100).metrics  # picture 77 is not ours
     results = [
         {"image_id": image_id, "category_id": category, "score": score, "bbox": [x1, y1, x2 - x1, y2 - y1]}
         for image_id, name in ((1, "_9"), (2, "_10"))
@@ -307,7 +314,32 @@ def test_a_picture_of_unknown_size_takes_that_of_its_masks(objects):
     unknown = [replace(picture, size_hw=None) for picture in objects]
     images = coco_truth(unknown)["images"]
     assert [(image["height"], image["width"]) for image in images] == [(256, 256), (256, 256), (0, 0)]
-    assert box_ap(unknown, found_exactly(objects)).metrics == box_ap(objects, found_exactly(objects)).metrics
+    assert box_ap(unknown, found_exactly(objects), 100).metrics == box_ap(objects, found_exactly(objects), 100).metrics
+
+
+def test_the_boxes_own_ap_is_of_the_boxes_that_masks_are_made_from(entry, objects, knowing):
+    found = found_exactly(objects)
+    decoys = [((200, 1, 220, 9), 0.95, 9)] * 3  # of a category that no object has, before all others
+    nine = found.pictures["9"]
+    more = PictureDetections(
+        np.concatenate([nine.boxes_xyxy, [box for box, _, _ in decoys]]),
+        np.append(nine.scores - 0.5, [0.95] * 3),
+        np.append(nine.category_ids, [9] * 3),
+    )
+    found = replace(found, pictures={**found.pictures, "9": more})
+    three = BoxesProtocol("three", max_detections=3)
+    masks = aps_of(entry, objects, [knowing()], found, three)["three knowing"].metrics["AP"]
+    assert box_ap(objects, found, 3).metrics["AP"] == pytest.approx(masks)
+    assert masks < box_ap(objects, found, 100).metrics["AP"] == 1
+
+
+def test_detections_of_other_categories_are_refused_or_told(objects):
+    found = detections(_9=[((12, 9, 108, 112), 0.9, 0)], _10=[((30, 25, 170, 160), 0.7, 79)])
+    with pytest.raises(ValueError, match=r"category_id is \[0, 79\]... there, \[1, 3\]... in the annotations"):
+        check_categories(objects, found)
+    found = detections(_9=[((12, 9, 108, 112), 0.9, 1), ((12, 9, 108, 112), 0.9, 17)])
+    assert check_categories(objects, found).startswith("1 of 2 detections are of categories that no object here has")
+    assert check_categories(objects, found_exactly(objects)) == ""
 
 
 # Tables
@@ -317,11 +349,12 @@ def test_tables_name_all_metrics_and_the_differences_to_the_first(entry, objects
     found = found_exactly(objects)
     models = [knowing(), knowing(lambda mask: np.roll(mask, 3, axis=0), "shifted")]
     aps = aps_of(entry, objects, models, found, BoxesProtocol())
-    metrics, differences = ap_tables(aps, box_ap(objects, found), num_resamples=20)
+    metrics, differences = ap_tables(aps, box_ap(objects, found, 100), num_resamples=20)
     assert [name for name in metrics.columns if name in METRICS] == list(METRICS)
     assert [row[0] for row in metrics.rows] == ["boxes knowing", "boxes shifted", "(the boxes themselves)"]
     assert [row[1] for row in metrics.rows] == [1, aps["boxes shifted"].metrics["AP"], 1]
-    assert metrics.rows[0][2] == "1.0000 to 1.0000"
+    assert metrics.texts[0][1] == "1.0000"
+    assert metrics.rows[0][2] == "[1.0000, 1.0000]"
     assert list(metrics.rows[1][3:]) == pytest.approx(list(aps["boxes shifted"].metrics.values())[1:], nan_ok=True)
     assert metrics.note.startswith("3 pictures")
     assert [row[:2] for row in differences.rows] == [("boxes shifted", pytest.approx(metrics.rows[1][1] - 1))]
@@ -331,4 +364,4 @@ def test_tables_name_all_metrics_and_the_differences_to_the_first(entry, objects
 def test_one_model_alone_has_no_table_of_differences(entry, objects, knowing):
     found = found_exactly(objects)
     aps = aps_of(entry, objects, [knowing()], found, BoxesProtocol())
-    assert len(ap_tables(aps, box_ap(objects, found), num_resamples=5)) == 1
+    assert len(ap_tables(aps, box_ap(objects, found, 100), num_resamples=5)) == 1

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 
@@ -183,3 +184,13 @@ def test_a_journal_ends_with_its_block_even_if_the_block_fails(path):
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert entries_of(path) == {"1": ENTRIES["1"]}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="journals are not locked there")
+def test_two_runs_at_once_in_one_folder_are_refused(path):
+    with Journal(path, RUN) as journal:
+        journal.append("1", {"rows": []})
+        with pytest.raises(ValueError, match="another process is running in"):
+            Journal(path, RUN)
+    with Journal(path, RUN) as journal:
+        assert list(journal.entries) == ["1"]

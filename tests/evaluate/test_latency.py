@@ -170,7 +170,7 @@ def test_that_all_models_failed_is_a_result_too(scripted, pictures):
     scripted.dies_at = ("a", "encode", 0)
     result = measure_latency(QUICK, [A], pictures)
     assert (result.rows, result.ratios, result.memory) == ((), (), ())
-    assert [title for title, _, _ in result.tables()] == ["Failures"]
+    assert result.tables() == []
 
 
 def test_broken_pictures_are_reported_and_names_that_repeat_are_told_apart(scripted, pictures, tmp_path):

@@ -103,21 +103,21 @@ def test_a_spec_goes_through_json():
 
 
 def test_a_checkpoint_is_named_by_the_sha256_of_its_file(checkpoint, disc_engine):
-    facts = Model(ModelSpec("student", checkpoint=str(checkpoint)), disc_engine).facts()
+    facts = Model(ModelSpec("student", checkpoint=str(checkpoint)), disc_engine, is_of_spec=True).facts()
     assert facts["weights_sha256"] == hashlib.sha256(b"small").hexdigest()
     assert (facts["name"], facts["checkpoint"]) == ("student", "tuned.pt")
 
 
 @pytest.mark.parametrize("name", [None, "mobile_sam", "mobile_sam.pt"])
 def test_bundled_weights_are_named_by_the_sha256_of_the_file_in_the_wheel(disc_engine, name):
-    facts = Model(ModelSpec("ours", checkpoint=name), disc_engine).facts()
+    facts = Model(ModelSpec("ours", checkpoint=name), disc_engine, is_of_spec=True).facts()
     expected = hashlib.sha256(bundled_weights_path().read_bytes()).hexdigest()
     assert (facts["checkpoint"], facts["weights_sha256"]) == ("bundled", expected)
 
 
 def test_a_file_called_as_the_bundled_weights_is_not_taken_for_them(checkpoint, disc_engine):
     checkpoint.rename(checkpoint.parent / "mobile_sam.pt")
-    facts = Model(ModelSpec("ours", checkpoint="mobile_sam.pt"), disc_engine).facts()
+    facts = Model(ModelSpec("ours", checkpoint="mobile_sam.pt"), disc_engine, is_of_spec=True).facts()
     assert facts["weights_sha256"] == hashlib.sha256(b"small").hexdigest()
 
 
@@ -185,3 +185,9 @@ def test_no_model_is_refused():
 def test_what_an_engine_cannot_do_is_said_when_it_is_made():
     with pytest.raises(ValueError, match="onnxruntime engine runs fp32, got precision='bf16'"):
         make_models([ModelSpec("half", "onnxruntime", precision="bf16")])
+
+
+def test_an_engine_of_the_callers_own_is_not_taken_for_the_bundled_weights(disc_engine):
+    facts = Model(ModelSpec("mine"), disc_engine).facts()
+    assert (facts["checkpoint"], facts["weights_sha256"]) == ("the caller's", "")
+    assert facts["model_id"] == "disc"

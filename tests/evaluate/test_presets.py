@@ -17,19 +17,19 @@ from mobile_sam.evaluate.protocols import BoxesProtocol, PromptsProtocol
 # What their evaluation code does: first prompt, mask rule, clicks after the first prompt, how these are chosen, their
 # mask rule, whether the mask is fed back, crowds, what the mean is over. None: the code does not get so far.
 PUBLISHED = {
-    "edgesam-box": ("box", "single", 2, "random-error", "single", False, "skip", "objects"),
-    "edgesam-point": ("centre", "single", 2, "random-error", "single", False, "skip", "objects"),
-    "nanosam": ("box", "best-of-four", 0, None, None, None, "include", "objects"),
-    "slimsam": ("annotated", "single", 0, None, None, None, None, "pictures"),
-    "efficientvit-box": ("box", "best", 0, None, None, None, "include", "objects"),
-    "efficientvit-point": ("centre", "best", 4, "farthest-error", "best", False, "include", "objects"),
-    "sam-oracle": ("centre", "oracle", 0, None, None, None, None, "objects"),
-    "sam-clicks": ("centre", "best", 8, "farthest-error", "single", None, None, "objects"),
-    "efficientsam-box": ("box", "best", 0, None, None, None, None, None),
-    "efficientsam-point": ("random", "best", 2, None, "best", None, None, None),
+    "edgesam-box": ("box", "single", 2, "random-error", "single", False, "skip"),
+    "edgesam-point": ("centre", "single", 2, "random-error", "single", False, "skip"),
+    "nanosam": ("box", "best-of-four", 0, None, None, None, "include"),
+    "slimsam": ("annotated", "single", 0, None, None, None, None),
+    "efficientvit-box": ("box", "best", 0, None, None, None, "include"),
+    "efficientvit-point": ("centre", "best", 4, "farthest-error", "best", False, "include"),
+    "sam-oracle": ("centre", "oracle", 0, None, None, None, None),
+    "sam-clicks": ("centre", "best", 8, "farthest-error", "single", None, None),
+    "efficientsam-box": ("box", "best", 0, None, None, None, None),
+    "efficientsam-point": ("random", "best", 2, None, "best", None, None),
 }
 CHOICES = (
-    "first_prompt", "mask_rule", "num_clicks", "next_click", "later_mask_rule", "feeds_mask", "crowd", "mean_over",
+    "first_prompt", "mask_rule", "num_clicks", "next_click", "later_mask_rule", "feeds_mask", "crowd",
 )  # fmt: skip
 
 
@@ -57,6 +57,7 @@ def test_a_papers_protocol_names_its_source(name):
         ("efficientvit-box", "falls in one bin, not in two"),
         ("efficientsam-point", "is a guess"),
         ("efficientsam-box", "not public"),
+        ("slimsam", "the column 'by picture'"),
         ("sam-clicks", "not published"),
     ],
 )

@@ -218,7 +218,7 @@ def test_the_order_of_models_and_which_others_run_does_not_change_a_row(
 @pytest.mark.parametrize("at_once", [1, 3, 100])
 def test_the_number_of_objects_at_once_does_not_change_a_row(attempt, five_objects, disc_model, monkeypatch, at_once):
     as_usual, left_out = attempt(five_objects, [disc_model], *MANY_PROTOCOLS)
-    monkeypatch.setattr(prompts, "OBJECTS_AT_ONCE", at_once)
+    monkeypatch.setattr(prompts, "prompts_at_once", lambda image_hw: at_once)
     found, left_out_again = attempt(five_objects, [disc_model], *MANY_PROTOCOLS)
     assert rows_of(found) == rows_of(as_usual)
     assert left_out_again == left_out
@@ -392,3 +392,13 @@ def test_an_entry_holds_the_rows_of_all_attempts_and_the_time_of_each_stage(five
     rows = [Measurement.from_row("five", row) for row in entry["rows"]]
     assert rows == [one.measurement for one in attempts]
     assert set(stopwatch.seconds) == {"prompts", "decode", "masks", "compare"}
+
+
+def test_a_click_outside_the_picture_costs_only_its_object(attempt, make_picture, make_instance, disc, disc_model):
+    mask = disc(100, 100, 60)
+    objects = [make_instance("in", mask, point_xy=(90.0, 90.0)), make_instance("out", mask, point_xy=(300.0, 10.0))]
+    protocols = [PromptsProtocol("annotated", first_prompt="annotated"), PromptsProtocol("box")]
+    found, left_out = attempt(make_picture("p", objects), [disc_model], *protocols)
+    measured = [(one.measurement.protocol, one.measurement.object) for one in found]
+    assert measured == [("annotated", "in"), ("box", "in"), ("box", "out")]
+    assert left_out == {"click outside the picture": 1}

@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 
 from mobile_sam.core.embedding import Embedding
+from mobile_sam.core.masks import encode_rle
 from mobile_sam.data.embedding_store import EmbeddingStore
-from mobile_sam.data.records import Picture
+from mobile_sam.data.records import Instance, Picture
 from mobile_sam.evaluate import run, stopwatch
 from mobile_sam.evaluate.journal import Journal
 from mobile_sam.evaluate.models import Model, ModelSpec
@@ -111,7 +113,9 @@ def test_a_broken_picture_costs_only_itself(tmp_path, pictures, model, how, brok
     assert list(entries) == ["0", "1", "2", "3", "4"]
     assert task.seen == healthy
     for name in healthy:
-        assert entries[name] == {"rows": [name, [HEIGHT, WIDTH]], "left_out": {"crowd mask": 1, "never": 0}}
+        assert entries[name]["rows"] == [name, [HEIGHT, WIDTH]]
+        assert entries[name]["left_out"] == {"crowd mask": 1, "never": 0}
+        assert entries[name]["file_bytes"] == pictures[int(name)].path.stat().st_size
     failed = entries[str(broken)]
     assert set(failed) == {"failed", "left_out"}
     assert re.search(words, failed["failed"])
@@ -319,3 +323,19 @@ def test_left_out_reasons_of_a_task_are_plain_counts(tmp_path, pictures, model):
     entries = measure(tmp_path, pictures[:1], SeeingTask(model))
     assert type(entries["0"]["left_out"]) is dict
     assert Counter(entries["0"]["left_out"]) == Counter({"crowd mask": 1})
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 3])
+def test_a_picture_that_its_exif_tag_turned_is_noted_where_it_has_objects(tmp_path, pictures, model, orientation):
+    exif = Image.Exif()
+    if orientation:
+        exif[274] = orientation
+    mask = np.ones((HEIGHT, WIDTH), bool)
+    instance = Instance("1", encode_rle(mask), (0.0, 0.0, WIDTH, HEIGHT), float(mask.size))
+    for picture in pictures[:2]:
+        Image.new("RGB", (WIDTH, HEIGHT)).save(picture.path, "JPEG", exif=exif)
+    annotated = [replace(pictures[0], instances=(instance,)), pictures[1]]
+    entries = measure(tmp_path, annotated, SeeingTask(model))
+    noted = {"noted: pictures turned by their EXIF tag, taken upright": 1} if orientation == 3 else {}
+    assert entries["0"]["left_out"] == {"crowd mask": 1, "never": 0, **noted}
+    assert entries["1"]["left_out"] == {"crowd mask": 1, "never": 0}  # nothing is annotated: any frame will do

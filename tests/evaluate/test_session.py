@@ -18,7 +18,8 @@ from mobile_sam.evaluate.models import Model, ModelSpec
 from mobile_sam.evaluate.prompts import PromptsTask
 from mobile_sam.evaluate.protocols import PromptsProtocol, with_settings
 from mobile_sam.evaluate.report.files import read_json
-from mobile_sam.evaluate.session import RunOptions, Session, dataset_facts, write_report, written_files
+from mobile_sam.evaluate.run_folder import check_run_folder, write_report, written_files
+from mobile_sam.evaluate.session import RunOptions, Session, dataset_facts
 from mobile_sam.evaluate.validate import evaluate_prompts
 
 HEIGHT, WIDTH = 48, 64  # 16 model pixels to one of the picture
@@ -179,8 +180,8 @@ def test_another_run_is_refused_in_the_same_folder(dataset, model, tmp_path, mon
         protocols, message = [dataclasses.replace(PROTOCOL, seed=3)], r"protocols\[0\].seed was 0, is 3"
     elif changed == "weights":
         (tmp_path / "tuned.pt").write_bytes(b"tuned")
-        model = Model(ModelSpec("disc", checkpoint=str(tmp_path / "tuned.pt")), model.engine)
-        message = r"models\[0\].checkpoint was bundled, is tuned.pt; models\[0\].weights_sha256 was "
+        model = Model(ModelSpec("disc", checkpoint=str(tmp_path / "tuned.pt")), model.engine, is_of_spec=True)
+        message = r"models\[0\].checkpoint was the caller's, is tuned.pt; models\[0\].weights_sha256 was "
     elif changed == "dataset":
         dataset, message = dataclasses.replace(dataset, sha256="0ther"), "dataset.sha256 was 5ha256, is 0ther"
     elif changed == "selection":
@@ -203,7 +204,11 @@ def test_what_else_makes_a_run_is_compared_and_reported(dataset, model, tmp_path
     task = PromptsTask([PROTOCOL], [model])
     made = with_reference("aa")
     made.measure(task)
-    assert made.report(5, "objects").dataset == {**dataset_facts(dataset), **made.extra}
+    assert made.report(5, "objects").dataset == {
+        **dataset_facts(dataset),
+        "pictures_sha256": dataset.pictures_sha256,
+        **made.extra,
+    }
     with pytest.raises(ValueError, match=r"reference.sha256 was aa, is bb"):
         with_reference("bb").measure(task)
 
@@ -236,7 +241,7 @@ def test_facts_of_a_dataset_say_which_pictures(dataset):
 def test_the_report_holds_all_that_is_needed_to_run_again(dataset, disc_engine, tmp_path):
     checkpoint = tmp_path / "tuned.pt"
     checkpoint.write_bytes(b"tuned weights")
-    model = Model(ModelSpec("tuned", checkpoint=str(checkpoint)), disc_engine)
+    model = Model(ModelSpec("tuned", checkpoint=str(checkpoint)), disc_engine, is_of_spec=True)
     protocol = with_settings(PROTOCOL, ["seed=7", "mask_rule=best"])
     options = RunOptions(tmp_path / "run", num_cases=0, command="mobile-sam evaluate prompts x.json")
     evaluate_prompts(dataset, [model], [protocol], options)
@@ -280,11 +285,10 @@ def test_without_the_pages_packages_all_else_is_written(dataset, model, tmp_path
 
 def test_files_of_an_earlier_report_are_removed_and_no_others(dataset, model, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    folder.mkdir()
-    for name in (*FILES, "notes.txt"):
-        (folder / name).write_text("old")
+    evaluate_prompts(dataset, [model], [PROTOCOL], RunOptions(folder))
+    (folder / "notes.txt").write_text("the user's")
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    report = measured(dataset, model, folder).report(5, "objects")
+    report = measured(dataset, model, folder, restarts=True).report(5, "objects")
     write_report(report, folder)  # no table, no page
     assert {path.name for path in folder.iterdir()} == {"report.json", "notes.txt", "measurements.jsonl"}
     assert read_json(folder / "report.json").title == "A title"
@@ -292,5 +296,28 @@ def test_files_of_an_earlier_report_are_removed_and_no_others(dataset, model, tm
 
 def test_a_folder_that_is_a_file_is_refused(dataset, model, tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(OSError, match="run"):
+    with pytest.raises(ValueError, match="run is a file; name a folder"):
         measured(dataset, model, tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_of_others_are_not_replaced(dataset, model, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"holds {name}, which no evaluation wrote"):
+        measured(dataset, model, tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir() if path.is_file()] == [(name, "mine")]
+
+
+def test_a_run_with_a_journal_is_no_place_for_one_without(dataset, model, tmp_path):
+    measured(dataset, model, tmp_path / "run")
+    with pytest.raises(ValueError, match="holds another run"):
+        check_run_folder(tmp_path / "run", has_journal=False)
+
+
+def test_a_picture_whose_file_has_changed_is_measured_again(dataset, model, tmp_path, monkeypatch):
+    measured(dataset, model, tmp_path / "run")
+    path, encoded, encode = dataset.pictures[1].path, [], model.engine.encode
+    path.write_bytes(path.read_bytes() + b"more")
+    monkeypatch.setattr(model.engine, "encode", lambda images: [encoded.append(1), *encode(images)][1:])
+    measured(dataset, model, tmp_path / "run")
+    assert encoded == [1]

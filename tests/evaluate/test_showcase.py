@@ -169,3 +169,21 @@ def test_an_object_that_is_no_longer_annotated_is_not_shown(pictures, measured, 
     cases = make_cases(task, cut, table, 6)
     assert {case.object for case in cases} == {"0", "1"}
     assert len(cases) == 6
+
+
+def test_an_engine_that_fails_now_costs_its_cases_and_nothing_else(pictures, measured, disc_model, caplog, monkeypatch):
+    task = PromptsTask(PROTOCOLS[:1], [disc_model])
+    table, encode, calls = measured(task, pictures), disc_model.engine.encode, []
+
+    def failing(images):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+        return encode(images)
+
+    monkeypatch.setattr(disc_model.engine, "encode", failing)
+    told = []
+    cases = make_cases(task, pictures, table, 6, progress=lambda *numbers: told.append(numbers))
+    assert {case.picture for case in cases} == {"left", "right"}
+    assert "cannot show picture middle: out of memory" in caplog.text
+    assert told == [(0, 0, 3), (1, 0, 3), (2, 0, 3), (3, 0, 3)]

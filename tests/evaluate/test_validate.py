@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mobile_sam.core.masks import encode_rle
+from mobile_sam.core.masks import encode_rle, rle_area
 from mobile_sam.data.mask_files import Detections, FileMask, MaskFile, PictureDetections
 from mobile_sam.data.records import Dataset, Instance, Picture, Problem
 from mobile_sam.evaluate import validate
@@ -374,10 +374,18 @@ def test_agreement_needs_something_to_compare_and_something_to_ask(
         evaluate_agreement(dataset, disc_model, [], [grid])
     with pytest.raises(ValueError, match="'box' makes prompts from objects; handmade has none"):
         evaluate_agreement(bare, disc_model, [narrow(lambda _: 9)], [grid, box])
+    mask = FileMask("grid-2/0", encode_rle(np.ones((9, 9), bool)))
+    elsewhere = MaskFile("masks.json", "", {"q": (mask,)})
     with pytest.raises(
-        ValueError, match=r"not one of the prompts could be measured; left out: \{'prompt without a mask"
+        ValueError, match=r"no mask in masks\.json is of a picture in handmade: ids are like 'q' and 'p'"
     ):
-        evaluate_agreement(bare, MaskFile("masks.json", "", {}), [disc_model], [grid])
+        evaluate_agreement(bare, elsewhere, [disc_model], [grid])
+    for names, told in ((("", ""), "missing"), (("grid-2/0", "9"), "'9', 'grid-2/0'")):
+        others = MaskFile("masks.json", "", {"p": tuple(replace(mask, id=name) for name in names)})
+        with pytest.raises(
+            ValueError, match=rf"prompt ids in masks\.json are {told}, those of this run begin with grid-5: copy"
+        ):
+            evaluate_agreement(bare, others, [disc_model], [grid])
     with pytest.raises(ValueError, match="models must have unique names, got 'disc'"):
         evaluate_agreement(bare, disc_model, [disc_model], [grid])
 
@@ -417,11 +425,17 @@ def test_boxes_with_true_masks_have_an_ap_of_1_and_the_report_counts_them(datase
     assert differences.rows[0][1] == pytest.approx(-0.5)
     assert report.counts == {"pictures measured": 3, "pictures failed": 0, "boxes measured": 6}
     assert [(one["kind"], one["where"]) for one in report.problems] == [
-        ("box without area", "entry 3"), ("detection of an unknown picture", "picture elsewhere")
+        ("box without area", "entry 3"), ("detections of an unknown picture", "picture elsewhere")
     ]  # fmt: skip
     assert report.dataset["detections"] == {"name": "boxes.json", "sha256": "2" * 64}
     assert texts(read_json(tmp_path / "run" / "report.json")) == texts(report)
-    assert not (tmp_path / "run" / "measurements.csv").exists()
+    rows = csv_rows(tmp_path / "run")
+    assert [row["model"] for row in rows] == ["whole"] * 6 + ["part"] * 6
+    for name, width in (("whole", 40), ("part", 28)):
+        masks = json.loads((tmp_path / "run" / f"masks_boxes_{name}.json").read_text())
+        assert {(one["category_id"], one["score"]) for one in masks} == {(1, 0.9)}
+        assert [rle_area(one["segmentation"]) for one in masks] == [width * 50] * 6
+        assert [int(row["mask_px"]) for row in rows if row["model"] == name] == [width * 50] * 6
 
 
 def test_a_broken_picture_costs_no_ap_and_boxes_outside_are_not_among_the_measured(dataset, narrow):
@@ -435,6 +449,7 @@ def test_a_broken_picture_costs_no_ap_and_boxes_outside_are_not_among_the_measur
         "pictures failed": 1,
         "boxes measured": 3,
         "left out: box outside the picture": 1,
+        "left out: box beyond max_detections": 2,
         "objects of failed pictures": 3,
     }
     assert report.tables[0].rows[0][:2] == ("all narrow", pytest.approx(1))
@@ -490,8 +505,8 @@ def test_latency_puts_what_was_timed_and_what_gave_out_into_a_report(dataset, mo
     assert report.counts == {"pictures timed": 1, "models timed": 2}
     assert report.failures == ({"picture": "model broken", "reason": "no such file"},)
     assert report.protocols[0]["num_rounds"] == 2
-    assert [table.title for table in report.tables] == ["Latency in ms (1 picture)", "Peak memory in MB", "Failures"]
-    assert [table.num_text_columns for table in report.tables] == [2, 1, 3]
+    assert [table.title for table in report.tables] == ["Latency in ms (1 picture)", "Peak memory in MB"]
+    assert [table.num_text_columns for table in report.tables] == [2, 1]
     assert [row[:3] for row in report.tables[0].rows] == [("encode", "fast", 250.0), ("encode", "slow", 500.0)]
     assert report.machine["wall"] == "3 s"
     assert texts(read_json(tmp_path / "run" / "report.json")) == texts(report)

@@ -35,20 +35,28 @@ _Source = Annotated[
 _Pictures = Annotated[
     Path | None, typer.Option(help="Folder of the pictures. [default: beside the annotations, or images/ there]")
 ]
+_NewOut = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder for the results. [default: evaluation-latency]")
+]
 _Masks = Annotated[
     Path | None, typer.Option(help="Folder of masks named as the pictures, if SOURCE is one of pictures.")
 ]
-_MaskKind = Annotated[str, typer.Option(help="auto, binary (one object) or labels (each value an object).")]
+_MaskKind = Annotated[
+    str, typer.Option(help="auto, binary (one object) or labels (each value an object, 255 is void).")
+]
 _ModelNames = Annotated[list[str] | None, typer.Option("--model", "-m", help=_MODEL_HELP)]
 _Set = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a choice of the protocols, as in seed=1. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", help="Change a choice of the protocols, as in seed=1 or mask_rule=oracle. Repeatable."),
 ]
 _First = Annotated[int | None, typer.Option(help="Only the first N pictures.", min=1)]
 _Sample = Annotated[int | None, typer.Option(help="Only N pictures, chosen at random.", min=1)]
 _SampleSeed = Annotated[int, typer.Option(help="Of that choice.", min=0)]
 _Out = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Folder for the results; an interrupted run goes on there. [default: by command]"),
+    typer.Option(
+        "--out", "-o", help="Folder for the results; an interrupted run goes on there. [default: evaluation-COMMAND]"
+    ),
 ]
 _Restart = Annotated[bool, typer.Option("--restart", help="Begin anew although the folder holds a run.")]
 _Embeddings = Annotated[
@@ -66,7 +74,11 @@ def prompts(
     model: _ModelNames = None,
     protocol: Annotated[
         list[str] | None,
-        typer.Option("--protocol", "-p", help="A protocol or a group, repeatable; `evaluate protocols` lists them."),
+        typer.Option(
+            "--protocol",
+            "-p",
+            help="A protocol or a group, repeatable; `evaluate protocols` lists them. [default: default]",
+        ),
     ] = None,
     set_: _Set = None,
     first: _First = None,
@@ -88,7 +100,7 @@ def prompts(
     specs = _specs(model)
     dataset = _some(open_dataset(source, pictures, masks, mask_kind), first, sample, sample_seed)
     _tell(dataset)
-    with _resumable(), progress_bar("pictures") as progress:
+    with _resumable(restart), progress_bar("pictures") as progress:
         options = _options(out or Path("evaluation-prompts"), restart, embeddings, cases, progress)
         report = evaluate_prompts(dataset, _make(specs, threads), chosen, options)
     _show(report, options)
@@ -107,10 +119,16 @@ def agreement(
     reference_masks: Annotated[
         Path | None, typer.Option(help="Masks of another tool (COCO RLE in JSON) to compare all models with.")
     ] = None,
-    pairing: Annotated[str, typer.Option(help="How these find their prompts: id or overlap.")] = "id",
+    pairing: Annotated[
+        str, typer.Option(help="How these find their prompts: id (they carry prompt_id), or overlap (the best fit).")
+    ] = "id",
     protocol: Annotated[
         list[str] | None,
-        typer.Option("--protocol", "-p", help="A protocol or a group, repeatable; `evaluate protocols` lists them."),
+        typer.Option(
+            "--protocol",
+            "-p",
+            help="A protocol or a group, repeatable; `evaluate protocols` lists them. [default: default]",
+        ),
     ] = None,
     set_: _Set = None,
     write_prompts: Annotated[
@@ -130,7 +148,6 @@ def agreement(
     The first --model is what the others are compared with, unless there are --reference-masks.
     """
     from mobile_sam.data.mask_files import read_mask_file
-    from mobile_sam.data.sources import list_picture_files, open_dataset
     from mobile_sam.evaluate.presets import agreement_protocols
     from mobile_sam.evaluate.prompt_files import write_prompt_file
     from mobile_sam.evaluate.protocols import with_settings
@@ -138,17 +155,19 @@ def agreement(
 
     chosen = [with_settings(one, set_ or []) for one in agreement_protocols(protocol or ["default"])]
     specs = _specs(model)
-    dataset = open_dataset(source[0], pictures) if _is_annotated(source) else list_picture_files(source)
+    dataset = _open(source, pictures)
     dataset = _some(dataset, first, sample, sample_seed)
     if write_prompts is not None:
         num_prompts = write_prompt_file(write_prompts, dataset, chosen)
         print(f"{num_prompts} prompts: {write_prompts}")
         return
     masks = None if reference_masks is None else read_mask_file(reference_masks)
+    if masks is None and pairing != "id":
+        raise ValueError(f"--pairing {pairing} is for the masks of --reference-masks, which are not named")
     if masks is None and len(specs) < 2:
         raise ValueError("name two models, --model A --model B, or the masks of another tool with --reference-masks")
     _tell(dataset)
-    with _resumable(), progress_bar("pictures") as progress:
+    with _resumable(restart), progress_bar("pictures") as progress:
         options = _options(out or Path("evaluation-agreement"), restart, embeddings, cases, progress)
         models = _make(specs, threads)
         reference, others = (models[0], models[1:]) if masks is None else (masks, models)
@@ -186,7 +205,7 @@ def boxes(
     found = read_detections(detections)
     dataset = _some(open_dataset(source, pictures), first, sample, sample_seed)
     _tell(dataset)
-    with _resumable(), progress_bar("pictures") as progress:
+    with _resumable(restart), progress_bar("pictures") as progress:
         options = _options(out or Path("evaluation-boxes"), restart, embeddings, 0, progress)
         report = evaluate_boxes(dataset, found, _make(specs, threads), chosen, options)
     _show(report, options)
@@ -199,7 +218,7 @@ def latency(
     rounds: Annotated[int, typer.Option(help="Times to encode each picture and put all prompts to it.", min=1)] = 9,
     prompts: Annotated[list[int] | None, typer.Option(help="Numbers of prompts to put at once. Repeatable.")] = None,
     threads: _Threads = 0,
-    out: _Out = None,
+    out: _NewOut = None,
 ) -> None:
     """Seconds and memory: start, encoding, one click, many prompts; models take turns in processes of their own."""
     from mobile_sam.data.sources import list_picture_files
@@ -240,12 +259,12 @@ def protocols() -> None:
 
 
 @contextmanager
-def _resumable() -> Iterator[None]:
+def _resumable(restarts: bool) -> Iterator[None]:
     """Say after Ctrl-C that nothing is lost."""
     try:
         yield
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        print(f"stopped; the same command{' without --restart' if restarts else ''} goes on here", file=sys.stderr)
         raise
 
 
@@ -261,10 +280,14 @@ def _make(specs: Sequence[Any], num_threads: int) -> list[Model]:
     return make_models(specs, num_threads)
 
 
-def _is_annotated(sources: Sequence[Path]) -> bool:
-    source = sources[0]
-    has_annotations = (source / "masks").is_dir() or (source.is_dir() and any(source.glob("sa_*.json")))
-    return len(sources) == 1 and (source.suffix == ".json" or has_annotations)
+def _open(sources: Sequence[Path], pictures: Path | None) -> Dataset:
+    from mobile_sam.data.sources import is_annotated, list_picture_files, open_dataset
+
+    if len(sources) == 1 and is_annotated(sources[0]):
+        return open_dataset(sources[0], pictures)
+    if pictures is not None:
+        raise ValueError(f"--pictures {pictures} belongs to an annotation file; {sources[0]} are pictures themselves")
+    return list_picture_files(sources)
 
 
 def _some(dataset: Dataset, first: int | None, sample: int | None, seed: int) -> Dataset:
@@ -297,7 +320,7 @@ def _show(report: Report, options: RunOptions) -> None:
     from rich.console import Console
 
     from mobile_sam.evaluate.report.tables import terminal
-    from mobile_sam.evaluate.session import written_files
+    from mobile_sam.evaluate.run_folder import written_files
 
     Console().print(terminal(report))
     assert options.folder is not None

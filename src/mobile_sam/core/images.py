@@ -266,7 +266,7 @@ def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
     Bands are converted straight into their place, so that beside Pillow's own copy there is only the result.
     """
     width, height = image.size
-    orientation = _orientation(image)
+    orientation = exif_orientation(image)
     rgb = np.empty((width, height, 3) if orientation >= 5 else (height, width, 3), np.uint8)
     stored = _as_stored(rgb, orientation)  # (height, width, 3)
     if image.mode == "F" or image.mode.startswith("I"):
@@ -279,8 +279,8 @@ def _upright_rgb(image: Image.Image) -> NDArray[np.uint8]:
     return rgb
 
 
-def _orientation(image: Image.Image) -> int:
-    """How the camera was held: 1 to 8, as in EXIF; 1 (upright) where nothing is said."""
+def exif_orientation(image: Image.Image) -> int:
+    """Tell how the camera was held: 1 to 8, as in EXIF, from 5 on sideways; 1 (upright) where nothing sound is said."""
     from PIL import ExifTags
 
     try:

@@ -25,20 +25,26 @@ from mobile_sam.data.json_values import (
 from mobile_sam.data.records import Instance, Problem
 
 _MALFORMED = "malformed segmentation"
+_REPEATED_ID = "repeated annotation id"
 
 
 @dataclass
 class InstanceReader:
     """Turns annotation records into instances, one set of ids for all that it reads. Crowds stay, marked as such.
 
+    An id that was taken in another picture becomes "picture/annotation".
+
     Attributes:
         problems: grows by what is wrong with the records.
         category_names: by category id; None where a file has no categories.
+        may_count_anew: whether each picture may number its annotations from the start, so that ids which other
+            pictures have are no problem.
     """
 
     problems: list[Problem]
     category_names: Mapping[str, str] | None = None
-    _seen_ids: set[str] = field(default_factory=set)
+    may_count_anew: bool = False
+    _taken_ids: dict[str, str] = field(default_factory=dict)  # by whom: ids of pictures
 
     def read(self, record: Any, picture_id: str, size_hw: tuple[int, int]) -> Instance | None:
         """Read one record of a picture; None, and a problem, where it cannot be used.
@@ -52,14 +58,7 @@ class InstanceReader:
         where = where_is(record, picture_id)
         try:
             require_keys(record, ("id", "segmentation"))
-            instance_id = to_id(record["id"])
-            if instance_id is None:
-                raise ItemRejectedError(
-                    "missing key", f"its id is {shortened(record['id'])}, expected a number or text"
-                )
-            if instance_id in self._seen_ids:
-                raise ItemRejectedError("repeated annotation id", f"the id {instance_id} came before; the first stays")
-            self._seen_ids.add(instance_id)
+            own_id, instance_id = self._ids(record["id"], picture_id)
             rle, overshoot_px = read_segmentation(record["segmentation"], size_hw)
             mask_px = rle_area(rle)
             if mask_px == 0:
@@ -67,6 +66,10 @@ class InstanceReader:
         except ItemRejectedError as reason:
             self.problems.append(reason.to_problem(where))
             return None
+        self._taken_ids[instance_id] = picture_id
+        if instance_id != own_id and not self.may_count_anew:
+            message = f"the id {own_id} came before in picture {self._taken_ids[own_id]}; here it becomes {instance_id}"
+            self._note(_REPEATED_ID, where, message)
         if overshoot_px > 1:
             message = f"a corner lies {overshoot_px:.1f} px outside the picture's {_by(size_hw)}; the mask is clipped"
             self._note("polygon outside the picture", where, message)
@@ -78,9 +81,20 @@ class InstanceReader:
             area_px if area_px > 0 else float(mask_px),
             self._category(record, where),
             to_whole_number(record.get("category_id")) or 0,
-            record.get("iscrowd") not in (None, 0, "0"),
+            record.get("iscrowd") in (1, "1"),  # as True is
             self._point(record, where),
         )
+
+    def _ids(self, value: Any, picture_id: str) -> tuple[str, str]:
+        """Give an annotation's id, and the one that it has in the dataset."""
+        own_id = to_id(value)
+        if own_id is None:
+            raise ItemRejectedError("missing key", f"its id is {shortened(value)}, expected a number or text")
+        is_of_another = self._taken_ids.get(own_id, picture_id) != picture_id
+        instance_id = f"{picture_id}/{own_id}" if is_of_another else own_id
+        if instance_id in self._taken_ids:
+            raise ItemRejectedError(_REPEATED_ID, f"the id {own_id} came before in this picture; the first stays")
+        return own_id, instance_id
 
     def _note(self, kind: str, where: str, message: str) -> None:
         self.problems.append(Problem(kind, where, message, is_left_out=False))

@@ -71,10 +71,9 @@ def _require_lists(content: Any, path: Path) -> None:
 
 
 def _is_lvis(images: list[Any]) -> bool:
-    return any(
-        isinstance(record, dict)
-        and ("neg_category_ids" in record or ("coco_url" in record and "file_name" not in record))
-        for record in images
+    records = [record for record in images if isinstance(record, dict)]
+    return any("neg_category_ids" in record for record in records) or (
+        bool(records) and all("coco_url" in record and "file_name" not in record for record in records)
     )
 
 

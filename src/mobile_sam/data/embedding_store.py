@@ -21,10 +21,12 @@ class EmbeddingStore:
         folder: is made if it does not exist.
 
     Raises:
-        OSError: it cannot be made, or is a file.
+        ValueError: it is a file. OSError: it cannot be made.
     """
 
     def __init__(self, folder: Path) -> None:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; name a folder for the embeddings")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._can_write = True

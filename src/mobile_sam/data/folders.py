@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from mobile_sam.core.images import exif_orientation
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -35,10 +38,17 @@ def sha256_of_listing(files: Iterable[tuple[str, Path]]) -> str:
     """Name a set of files by names and sizes, which costs no reading: hexadecimal sha256 of the sorted lines.
 
     Args:
-        files: the name that counts, and where the file is.
+        files: the name that counts, and where the file is; one that is not there has the size -1.
     """
-    lines = sorted(f"{name} {path.stat().st_size}\n" for name, path in files)
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    lines = sorted(f"{name} {_size_bytes(path)}\n" for name, path in files)
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()  # names may be no Unicode
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return -1
 
 
 def picture_size_hw(path: Path) -> tuple[int, int]:
@@ -47,9 +57,8 @@ def picture_size_hw(path: Path) -> tuple[int, int]:
     Raises:
         OSError, ValueError, ...: whatever Pillow raises for a damaged file.
     """
-    from PIL import ExifTags, Image
+    from PIL import Image
 
     with Image.open(path) as image:
         width, height = image.size
-        is_on_its_side = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return (width, height) if is_on_its_side else (height, width)
+        return (width, height) if exif_orientation(image) >= 5 else (height, width)

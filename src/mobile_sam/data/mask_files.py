@@ -33,7 +33,9 @@ class FileMask:
     """A mask that another tool made.
 
     Attributes:
-        id: of the prompt, else of the annotation, that it answers, else its own; "" where the file has none.
+        id: of the prompt, else of the annotation, that it answers, else its own; "" where the file has none. A
+            prompt's id is what `mobile-sam evaluate agreement --write-prompts` wrote; of a prompt made from an
+            annotated object, it is that annotation's.
         rle: in COCO's compressed form; may be empty.
         score: what the tool said of it; NaN where it said nothing.
         point_xy: the click that made it, where the file tells.
@@ -98,11 +100,6 @@ class Detections:
     pictures: Mapping[str, PictureDetections]
     problems: tuple[Problem, ...] = ()
 
-    @property
-    def num_boxes(self) -> int:
-        """Number of boxes in all pictures."""
-        return sum(len(found) for found in self.pictures.values())
-
     def check_pictures(self, known: Collection[str]) -> tuple[Detections, tuple[Problem, ...]]:
         """Leave out the detections of pictures that are not among the known ids.
 
@@ -112,7 +109,7 @@ class Detections:
         known_ids = frozenset(known)
         problems = tuple(
             Problem(
-                "detection of an unknown picture", f"picture {picture_id}", f"{len(found)} detections; not in the set"
+                "detections of an unknown picture", f"picture {picture_id}", f"{len(found)} detections; not in the set"
             )
             for picture_id, found in self.pictures.items()
             if picture_id not in known_ids

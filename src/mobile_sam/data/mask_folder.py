@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mobile_sam.data.records import Dataset, Instance, Picture, Problem
 MASK_KINDS = ("auto", "binary", "labels")
 VOID_LABEL = 255
 """In label maps of 8 bits: neither object nor background, as in VOC and DAVIS."""
+_MAX_UNDOUBTED_VALUES = 8
+"""A mask of more values besides 0, most of its pixels having the largest, may be one object with a soft edge."""
 
 
 def read_mask_folder(pictures: Path, masks: Path, mask_kind: str = "auto") -> Dataset:
@@ -60,7 +63,8 @@ def read_mask_folder(pictures: Path, masks: Path, mask_kind: str = "auto") -> Da
         raise ValueError(no_picture_message(pictures, masks, problems))
     listed = [(f"masks/{mask.name}", mask.path) for files in mask_files.values() for mask in files]
     sha256 = sha256_of_listing([*((f"pictures/{file.name}", file) for file in picture_files), *listed])
-    return Dataset(pictures.resolve().name, "mask folder", sha256, tuple(usable.values()), tuple(problems))
+    dataset_kind = "mask folder" if mask_kind == "auto" else f"mask folder ({mask_kind})"
+    return Dataset(pictures.resolve().name, dataset_kind, sha256, tuple(usable.values()), tuple(problems))
 
 
 @dataclass(frozen=True)
@@ -164,11 +168,12 @@ def _decide_kind(mask: _MaskValues, mask_kind: str) -> str:
         raise ItemRejectedError("ambiguous mask", "its values are fractions, no labels; pass mask_kind 'binary'")
     if mask_kind != "auto":
         return mask_kind
-    nonzero = np.unique(values[values != 0])
+    nonzero, counts_px = np.unique(values[values != 0], return_counts=True)
     if nonzero.size <= 1:
         return "binary"
     is_deep = values.dtype.itemsize > 1
-    if is_whole and not mask.is_lossy and (mask.is_palette or is_deep or nonzero[-1] < VOID_LABEL):
+    is_soft = nonzero.size > _MAX_UNDOUBTED_VALUES and counts_px[-1] > counts_px[:-1].sum()
+    if is_whole and not mask.is_lossy and (mask.is_palette or (not is_soft and (is_deep or nonzero[-1] < VOID_LABEL))):
         return "labels"
     raise ItemRejectedError(
         "ambiguous mask",
@@ -178,17 +183,21 @@ def _decide_kind(mask: _MaskValues, mask_kind: str) -> str:
 
 
 def _instances(values: NDArray[Any], kind: str, name: str) -> list[Instance]:
-    masks: dict[str, NDArray[np.bool_]] = {}
+    instances = [
+        Instance(instance_id, encode_rle(mask), tight_box(mask), float(np.count_nonzero(mask)))
+        for instance_id, mask in _masks(values, kind, name)
+    ]
+    if not instances:
+        raise ItemRejectedError("empty mask", "no pixel of it is an object")
+    return instances
+
+
+def _masks(values: NDArray[Any], kind: str, name: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Ids and masks, (H, W) bool, one at a time: hundreds of a large picture would fill the memory."""
     if kind == "binary":
         if (largest := float(values.max())) > 0:
-            masks[name] = values > largest / 2
-    else:
-        void = VOID_LABEL if values.dtype == np.uint8 else 0
-        labels = np.unique(values[(values != 0) & (values != void)])
-        masks = {f"{name}#{int(label)}": values == label for label in labels}
-    if not masks:
-        raise ItemRejectedError("empty mask", "no pixel of it is an object")
-    return [
-        Instance(instance_id, encode_rle(mask), tight_box(mask), float(np.count_nonzero(mask)))
-        for instance_id, mask in masks.items()
-    ]
+            yield name, values > largest / 2
+        return
+    void = VOID_LABEL if values.dtype == np.uint8 else 0
+    for label in np.unique(values[(values != 0) & (values != void)]):
+        yield f"{name}#{int(label)}", values == label

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.core.masks import Rle, decode_rle, rle_area
+from mobile_sam.data.folders import sha256_of_listing
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class Dataset:
 
     Attributes:
         name: the annotation file's or the folder's name, without its path.
-        kind: "coco", "lvis", "sa-1b", "mask folder" or "pictures".
+        kind: "coco", "lvis", "sa-1b", "mask folder" or "pictures"; "mask folder (binary)" or "mask folder (labels)"
+            where that was said.
         sha256: of the annotation file, or of what the folder lists (names and sizes of its files).
         pictures: in the order of the file, or of their names.
         problems: in the order they were met.
@@ -107,6 +109,11 @@ class Dataset:
     def num_instances(self) -> int:
         """Number of annotated objects that are there."""
         return sum(len(picture.instances) for picture in self.pictures)
+
+    @property
+    def pictures_sha256(self) -> str:
+        """Hash of the pictures' ids and the sizes of their files as they are now, -1 for those that are missing."""
+        return sha256_of_listing((picture.id, picture.path) for picture in self.pictures)
 
     def count_problems(self) -> dict[str, int]:
         """Count the problems by kind, the most frequent first."""

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mobile_sam.data.annotations import InstanceReader, no_picture_message, read_size
 from mobile_sam.data.folders import PICTURE_SUFFIXES, list_folder, require_folder, sha256_of_listing
 from mobile_sam.data.json_values import ItemRejectedError, read_json, require_keys, to_id
-from mobile_sam.data.records import Dataset, Instance, Picture, Problem
+from mobile_sam.data.records import Dataset, Picture, Problem
 
 
 def read_sa1b(folder: Path) -> Dataset:
     """Read a folder of pictures `sa_N.jpg`, each with the masks in `sa_N.json`.
 
-    An instance's `point_xy` is the click that SA-1B's model was given. Where files count their annotations from the
-    start again, ids become "picture/annotation".
+    An instance's `point_xy` is the click that SA-1B's model was given. Files may count their annotations from
+    the start again: an id that another picture has becomes "picture/annotation".
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -30,16 +29,13 @@ def read_sa1b(folder: Path) -> Dataset:
         raise ValueError(f"{folder} holds no sa_*.json; expected SA-1B as unpacked: sa_1.jpg, sa_1.json, ...")
     problems: list[Problem] = []
     pictures: dict[str, Picture] = {}
-    seen_ids: set[str] = set()
+    reader = InstanceReader(problems, may_count_anew=True)
     for file in files:
         try:
-            picture = _read_picture(file, pictures, problems)
+            picture = _read_picture(file, pictures, reader)
+            pictures[picture.id] = picture
         except ItemRejectedError as reason:
             problems.append(reason.to_problem(file.name))
-            continue
-        instances = _with_unique_ids(picture, seen_ids)
-        seen_ids.update(instance.id for instance in instances)
-        pictures[picture.id] = replace(picture, instances=instances)
     listed = [*files, *(file for file in list_folder(folder) if file.name.startswith("sa_"))]
     problems += _without_annotations(listed)
     if not pictures:
@@ -53,7 +49,7 @@ def annotation_files(folder: Path) -> list[Path]:
     return [file for file in list_folder(folder, (".json",)) if file.name.startswith("sa_")]
 
 
-def _read_picture(file: Path, known_ids: Container[str], problems: list[Problem]) -> Picture:
+def _read_picture(file: Path, known_ids: Container[str], reader: InstanceReader) -> Picture:
     """Read one annotation file and find its picture."""
     header, records = _read_annotation_file(file)
     require_keys(header, ("image_id", "height", "width"))
@@ -64,7 +60,6 @@ def _read_picture(file: Path, known_ids: Container[str], problems: list[Problem]
         raise ItemRejectedError("repeated picture id", f"the id {picture_id} came before; the first stays")
     size_hw = read_size(header)
     path = _find_picture(file, header, len(records))
-    reader = InstanceReader(problems)
     instances = (reader.read(record, picture_id, size_hw) for record in records)
     return Picture(picture_id, path, tuple(instance for instance in instances if instance is not None), size_hw)
 
@@ -89,12 +84,6 @@ def _find_picture(file: Path, header: dict[str, Any], num_annotations: int) -> P
         "missing picture",
         f"no file {named or file.stem + '.jpg'} beside it; its {num_annotations} annotations are left out with it",
     )
-
-
-def _with_unique_ids(picture: Picture, seen_ids: set[str]) -> tuple[Instance, ...]:
-    if seen_ids.isdisjoint(instance.id for instance in picture.instances):
-        return picture.instances
-    return tuple(replace(instance, id=f"{picture.id}/{instance.id}") for instance in picture.instances)
 
 
 def _without_annotations(files: list[Path]) -> list[Problem]:

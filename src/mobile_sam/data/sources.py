@@ -46,7 +46,7 @@ def open_dataset(
     if not source.exists():
         raise FileNotFoundError(f"nothing at {source} (seen from {os.getcwd()}); check the spelling of the path")
     if source.is_file():
-        if source.suffix.lower() != ".json":
+        if not is_annotated(source):
             raise ValueError(f"{source} is no .json file; {SOURCE_FORMS}")
         if masks is not None:
             raise ValueError(f"{source} holds its own masks; give masks ({masks}) with a folder of pictures only")
@@ -56,15 +56,32 @@ def open_dataset(
         raise ValueError(f"{source} is a folder; give pictures ({pictures}) with a .json file only")
     if masks is not None:
         return read_mask_folder(source, masks, mask_kind)
-    if (source / "masks").is_dir():
-        for name in ("images", "pictures"):
-            if (source / name).is_dir():
-                return read_mask_folder(source / name, source / "masks", mask_kind)
-    if annotation_files(source):
-        return read_sa1b(source)
-    files = [str(file) for file in list_folder(source, (".json",))[:3]]
-    hint = f"; perhaps you mean {' or '.join(files)}" if files else ""
-    raise ValueError(f"{source} is a folder of no known form{hint}; {SOURCE_FORMS}")
+    if not is_annotated(source):
+        files = [str(file) for file in list_folder(source, (".json",))[:3]]
+        hint = f"; perhaps you mean {' or '.join(files)}" if files else ""
+        raise ValueError(f"{source} is a folder of no known form{hint}; {SOURCE_FORMS}")
+    pictures_below = _pictures_with_masks(source)
+    if pictures_below is not None:
+        return read_mask_folder(pictures_below, source / "masks", mask_kind)
+    return read_sa1b(source)
+
+
+def is_annotated(source: str | os.PathLike[str]) -> bool:
+    """Tell whether `open_dataset` would read this as annotations, with no other folder named.
+
+    So it is with a .json file, there or not, a folder of SA-1B, and a folder with the sub-folders `masks`, and `images`
+    or `pictures`. Everything else is for `list_picture_files`.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        return source.suffix.lower() == ".json"
+    return _pictures_with_masks(source) is not None or bool(annotation_files(source))
+
+
+def _pictures_with_masks(folder: Path) -> Path | None:
+    """Folder of the pictures that `masks` beside it belongs to, if there are both."""
+    folders = [folder / name for name in ("images", "pictures") if (folder / name).is_dir()]
+    return folders[0] if folders and (folder / "masks").is_dir() else None
 
 
 def list_picture_files(sources: Sequence[str | os.PathLike[str]]) -> Dataset:
@@ -75,11 +92,11 @@ def list_picture_files(sources: Sequence[str | os.PathLike[str]]) -> Dataset:
 
     Returns:
         A dataset of kind "pictures". Ids are file names, or where two files share one, their paths from the folder that
-        all pictures have in common. Sizes are not known.
+        all pictures have in common; of links, not of what they lead to. Sizes are not known.
 
     Raises:
         FileNotFoundError: a source is not there.
-        ValueError: a folder without pictures, or no source.
+        ValueError: a folder without pictures, an annotation file, or no source.
     """
     if not sources:
         raise ValueError("no pictures were named; name picture files or folders of them")
@@ -91,8 +108,8 @@ def list_picture_files(sources: Sequence[str | os.PathLike[str]]) -> Dataset:
         if place in files:
             problems.append(Problem("repeated picture", str(file), f"is {files[place]}, which came before"))
         files.setdefault(place, file)
-    ids = _unique_names(list(files))
-    name = Path(sources[0]).resolve().name + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
+    ids = _unique_names([_place_as_named(file) for file in files.values()])
+    name = Path(os.path.abspath(sources[0])).name + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
     pictures = tuple(Picture(picture_id, file) for picture_id, file in zip(ids, files.values(), strict=True))
     sha256 = sha256_of_listing(zip(ids, files.values(), strict=True))
     return Dataset(name, "pictures", sha256, pictures, tuple(problems))
@@ -100,6 +117,8 @@ def list_picture_files(sources: Sequence[str | os.PathLike[str]]) -> Dataset:
 
 def _pictures_of(source: Path) -> list[Path]:
     if source.is_file():
+        if source.suffix.lower() == ".json":
+            raise ValueError(f"{source} is an annotation file; name one annotation file alone, or pictures")
         return [source]
     require_folder(source, "picture or folder of pictures")
     files = list_folder(source)
@@ -108,8 +127,14 @@ def _pictures_of(source: Path) -> list[Path]:
     return files
 
 
-def _unique_names(places: list[str]) -> list[str]:
-    names = [Path(place).name for place in places]
+def _place_as_named(path: Path) -> Path:
+    """Absolute path of a file, links and all; with a way up, which after a link leads elsewhere, of its real folder."""
+    folder = os.path.realpath(path.parent) if ".." in path.parts else os.path.abspath(path.parent)
+    return Path(folder, path.name)
+
+
+def _unique_names(places: list[Path]) -> list[str]:
+    names = [place.name for place in places]
     counts = Counter(names)
     if max(counts.values()) == 1:
         return names
@@ -117,5 +142,5 @@ def _unique_names(places: list[str]) -> list[str]:
         common = os.path.commonpath([os.path.dirname(place) for place in places])
     except ValueError:  # several drives
         common = ""
-    paths = [Path(os.path.relpath(place, common) if common else place).as_posix() for place in places]
+    paths = [(place.relative_to(common) if common else place).as_posix() for place in places]
     return [path if counts[name] > 1 else name for name, path in zip(names, paths, strict=True)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +18,13 @@ from mobile_sam.core.prompts import Prompt
 from mobile_sam.data.clicks import grid_points, object_rng, point_pair
 from mobile_sam.data.mask_files import FileMask, MaskFile
 from mobile_sam.data.records import Picture
-from mobile_sam.evaluate.answers import Answer, Answers, ask, pair_iou, tokens_of_rules
+from mobile_sam.evaluate.answers import Answer, Answers, ask, pair_iou, prompts_at_once, tokens_of_rules
 from mobile_sam.evaluate.measurements import Attempt, Measurement
 from mobile_sam.evaluate.models import Model
-from mobile_sam.evaluate.prompts import Target
+from mobile_sam.evaluate.prompts import Target, cut_to_picture, unfit_click
 from mobile_sam.evaluate.protocols import AgreementProtocol, PromptsProtocol, bin_of
+from mobile_sam.evaluate.run import NOTED, MaskTask
 from mobile_sam.evaluate.stopwatch import Stopwatch
-
-PROMPTS_AT_ONCE = 16
-"""Prompts of a picture in work together: each holds up to 4 MiB of logits for each model."""
 
 PAIRINGS = ("id", "overlap")
 """How the masks of a file find their prompts. id: they carry the prompt's. overlap: for each mask of the model, the one
@@ -49,7 +46,7 @@ class Question:
     reference: FileMask | None = None
 
 
-class AgreementTask:
+class AgreementTask(MaskTask):
     """Compares one or more models with a reference, a model or the masks that another tool left in a file.
 
     Args:
@@ -80,33 +77,17 @@ class AgreementTask:
         self.pairing = pairing
         self.models = (*([reference] if isinstance(reference, Model) else []), *self.others)
 
-    def entry(
-        self, picture: Picture, embeddings: Mapping[str, Embedding], stopwatch: Stopwatch, left_out: Counter[str]
-    ) -> dict[str, Any]:
-        """See `run.Task.entry`: the measurements as rows, without the picture's id."""
-        attempts = self.attempts(picture, embeddings, stopwatch, left_out)
-        return {"rows": [attempt.measurement.to_row() for attempt in attempts]}
-
     def attempts(
         self, picture: Picture, embeddings: Mapping[str, Embedding], stopwatch: Stopwatch, left_out: Counter[str]
     ) -> Iterator[Attempt]:
-        """Put all prompts of a picture to all models.
-
-        Args:
-            picture: with its objects, if prompts are made from them.
-            embeddings: of the picture, by the model's name.
-            stopwatch: takes the seconds of "prompts", "decode", "masks" and "compare".
-            left_out: prompts that could not be measured are counted here, by reason.
-
-        Yields:
-            For each prompt, protocol and model but the reference, what was asked and answered.
-        """
+        """See `MaskTask.attempts`; left out are prompts, and the reference is not measured."""
         image_hw = next(iter(embeddings.values())).image_hw
         for protocol in self.protocols:
             with stopwatch.stage("prompts"):
                 questions = self.questions(protocol, picture, image_hw, left_out)
-            for start in range(0, len(questions), PROMPTS_AT_ONCE):
-                some = questions[start : start + PROMPTS_AT_ONCE]
+            at_once = prompts_at_once(image_hw)
+            for start in range(0, len(questions), at_once):
+                some = questions[start : start + at_once]
                 yield from self._compare(protocol, picture, some, embeddings, stopwatch, left_out)
 
     def questions(
@@ -115,17 +96,19 @@ class AgreementTask:
         """Make the prompts of a protocol for a picture; those that a file has no mask for are counted and left out."""
         in_file = self.reference.masks.get(picture.id, ()) if isinstance(self.reference, MaskFile) else ()
         if protocol.prompts == "given" and isinstance(self.reference, MaskFile):
-            given = [
-                Question(mask.id or f"mask {index}", _prompt_of_mask(mask), mask)
-                for index, mask in enumerate(in_file)
-                if mask.point_xy is not None or mask.box_xyxy is not None
+            prompts_of_masks = [_prompt_of_mask(mask, image_hw) for mask in in_file]
+            left_out.update(reason for reason in prompts_of_masks if isinstance(reason, str))
+            return [
+                Question(mask.id or f"mask {index}", prompt, mask)
+                for index, (mask, prompt) in enumerate(zip(in_file, prompts_of_masks, strict=True))
+                if isinstance(prompt, Prompt)
             ]
-            left_out["mask without a click or box"] += len(in_file) - len(given)
-            return given
         prompts = make_prompts(protocol, picture, image_hw, left_out)
         if not isinstance(self.reference, MaskFile) or self.pairing == "overlap":
             return [Question(name, prompt) for name, prompt in prompts]
         by_id = {mask.id: mask for mask in in_file}
+        if protocol.prompts in ("box", "centre"):  # an annotation's own id names its prompt, too
+            by_id = {f"{protocol.prompts_name}/{name}": mask for name, mask in by_id.items()} | by_id
         left_out["prompt without a mask in the file"] += sum(name not in by_id for name, _ in prompts)
         return [Question(name, prompt, by_id[name]) for name, prompt in prompts if name in by_id]
 
@@ -161,6 +144,8 @@ class AgreementTask:
                     reference = found
                 with stopwatch.stage("compare"):
                     measurement = _measure(protocol, picture, question, model.name, answer, reference)
+                if measurement.iou == 1 and not measurement.area_px and model is self.others[0]:
+                    left_out[NOTED + "both masks empty, counted as IoU 1"] += 1
                 yield Attempt(measurement, question.prompt, reference, answer.mask)
 
     def _mask_of_file(self, picture: Picture, question: Question, answer: Answer) -> NDArray[np.bool_] | None:
@@ -183,9 +168,17 @@ def _most_overlapping(rles: Sequence[Rle], mask: NDArray[np.bool_]) -> Rle:
     return rles[int(np.argmax(overlaps))]
 
 
-def _prompt_of_mask(mask: FileMask) -> Prompt:
-    """Ask for a mask by the click that made it, else by its box; both would tell more than its maker was told."""
-    return Prompt.of(box=mask.box_xyxy) if mask.point_xy is None else Prompt.of(points=mask.point_xy)
+def _prompt_of_mask(mask: FileMask, image_hw: tuple[int, int]) -> Prompt | str:
+    """Ask for a mask by the click that made it, else by its box, or say why that cannot be done.
+
+    Both would tell more than the mask's maker was told.
+    """
+    if mask.point_xy is not None:
+        return unfit_click(mask.point_xy, image_hw) or Prompt.of(points=mask.point_xy)
+    if mask.box_xyxy is None:
+        return "mask without a click or box"
+    box_xyxy = cut_to_picture(mask.box_xyxy, image_hw)
+    return "box outside the picture" if box_xyxy is None else Prompt.of(box=box_xyxy)
 
 
 def make_prompts(

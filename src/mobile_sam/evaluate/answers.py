@@ -16,6 +16,9 @@ from mobile_sam.evaluate.models import Model
 from mobile_sam.evaluate.protocols import TOKENS_OF_RULE
 from mobile_sam.evaluate.stopwatch import Stopwatch
 
+MOST_PROMPTS_AT_ONCE = 16
+MASK_BYTES_AT_ONCE = 1 << 28
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:
@@ -75,6 +78,16 @@ class Answers:
         assert truth is not None
         candidates = [self.token(prompt, token) for token in among]
         return max(candidates, key=lambda answer: pair_iou(answer.mask, truth))  # the first of equals
+
+
+def prompts_at_once(image_hw: tuple[int, int]) -> int:
+    """Return how many prompts of a picture to have in work together; each may hold four masks of its size.
+
+    >>> prompts_at_once((480, 640)), prompts_at_once((8000, 10000))
+    (16, 1)
+    """
+    height, width = image_hw
+    return max(1, min(MOST_PROMPTS_AT_ONCE, MASK_BYTES_AT_ONCE // (4 * height * width)))
 
 
 def tokens_of_rules(rules: Sequence[str]) -> tuple[int, ...]:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mobile_sam.core.embedding import Embedding
+from mobile_sam.core.files import atomic_path
 from mobile_sam.core.geometry import box_xyxy_to_xywh
-from mobile_sam.core.masks import encode_rle
+from mobile_sam.core.masks import encode_rle, rle_area
 from mobile_sam.core.prompts import Prompt
 from mobile_sam.data.mask_files import Detections, PictureDetections
 from mobile_sam.data.records import Picture
-from mobile_sam.evaluate.answers import Answer, ask, tokens_of_rules
+from mobile_sam.evaluate.answers import Answer, ask, prompts_at_once, tokens_of_rules
 from mobile_sam.evaluate.average_precision import METRICS, ApResult, bootstrap_ap, evaluate_ap
 from mobile_sam.evaluate.models import Model
+from mobile_sam.evaluate.prompts import cut_to_picture
 from mobile_sam.evaluate.protocols import BoxesProtocol
 from mobile_sam.evaluate.report.content import NamedTable
+from mobile_sam.evaluate.report.files import write_rows
+from mobile_sam.evaluate.run_folder import MEASUREMENTS_CSV
 from mobile_sam.evaluate.statistics import Interval
 from mobile_sam.evaluate.stopwatch import Stopwatch
-
-BOXES_AT_ONCE = 16
-"""Boxes of a picture in work together: each holds up to 4 MiB of logits."""
 
 Results = list[dict[str, Any]]
 """COCO results: image_id, category_id, score, segmentation."""
@@ -55,15 +58,13 @@ class BoxesTask:
             of_models = results[protocol.name] = {model.name: [] for model in self.models}
             if found is None:
                 continue
-            some = _best(found, protocol.max_detections)
             image_hw = next(iter(embeddings.values())).image_hw
-            inside = [row for row in range(len(some)) if _prompt(some.boxes_xyxy[row], image_hw) is not None]
-            num_outside = len(some) - len(inside)
-            left_out["box outside the picture"] = max(left_out["box outside the picture"], num_outside)
-            prompts = [prompt for box in some.boxes_xyxy if (prompt := _prompt(box, image_hw)) is not None]
+            some = usable_detections(found, protocol.max_detections, image_hw, left_out)
+            boxes_xyxy = (cut_to_picture(box, image_hw) for box in some.boxes_xyxy)
+            prompts = [Prompt.of(box=box_xyxy) for box_xyxy in boxes_xyxy]
             for model in self.models:
                 answers = self._answers(protocol, model, embeddings[model.name], prompts, stopwatch)
-                for row, answer in zip(inside, answers, strict=True):
+                for row, answer in enumerate(answers):
                     with stopwatch.stage("compare"):
                         of_models[model.name].append(_result(protocol, picture.id, some, row, answer))
         return {"results": results}
@@ -78,8 +79,9 @@ class BoxesTask:
     ) -> Iterator[Answer]:
         """Answer boxes, giving the mask back as often as the protocol says."""
         tokens = tokens_of_rules([protocol.mask_rule])
-        for start in range(0, len(prompts), BOXES_AT_ONCE):
-            some = list(prompts[start : start + BOXES_AT_ONCE])
+        at_once = prompts_at_once(embedding.image_hw)
+        for start in range(0, len(prompts), at_once):
+            some = list(prompts[start : start + at_once])
             for is_last in [False] * protocol.num_refinements + [True]:
                 answers = ask(model, embedding, some, tokens, stopwatch)
                 chosen = (answers.choose(row, protocol.mask_rule) for row in range(len(some)))
@@ -118,6 +120,37 @@ def average_precisions(
     return aps
 
 
+def write_results(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the masks, so that another tool can score them: `masks_PROTOCOL_MODEL.json` and a row each in a CSV.
+
+    Args:
+        folder: of the run.
+        entries: what `BoxesTask.entry` gave, by the picture's id; those of failed pictures have no results.
+    """
+    results: dict[tuple[str, str], Results] = {}
+    for entry in entries.values():
+        for protocol, of_models in entry.get("results", {}).items():
+            for model, found in of_models.items():
+                results.setdefault((protocol, model), []).extend(found)
+    for (protocol, model), found in results.items():
+        name = re.sub(r"[^\w.=-]+", "_", f"masks_{protocol}_{model}.json")
+        with atomic_path(folder / name) as partial:
+            partial.write_text(json.dumps([{**one, "image_id": _number_or_text(one["image_id"])} for one in found]))
+    columns = ("picture", "protocol", "model", "category_id", "box_score", "score", "predicted_iou", "mask_px")
+    rows = (
+        (one["image_id"], *key, one["category_id"], one["box_score"], one["score"], one["predicted_iou"], area_px)
+        for key, found in results.items()
+        for one in found
+        for area_px in (rle_area(one["segmentation"]),)
+    )
+    write_rows(folder / MEASUREMENTS_CSV, columns, rows)
+
+
+def _number_or_text(picture_id: str) -> int | str:
+    """Return an id as annotation files have it."""
+    return int(picture_id) if picture_id.isdecimal() else picture_id
+
+
 def coco_truth(pictures: Sequence[Picture]) -> dict[str, Any]:
     """Return pictures and their objects as the content of a COCO annotation file."""
     numbers = _image_ids(pictures)
@@ -142,21 +175,38 @@ def coco_truth(pictures: Sequence[Picture]) -> dict[str, Any]:
     }
 
 
-def box_ap(pictures: Sequence[Picture], detections: Detections) -> ApResult:
-    """Compute the AP of the boxes themselves, which bounds what masks made from them can reach."""
+def box_ap(pictures: Sequence[Picture], detections: Detections, max_detections: int) -> ApResult:
+    """Compute the AP of the boxes that masks are made from."""
     numbers = _image_ids(pictures)
-    results = [
-        {"image_id": numbers[picture.id], "category_id": category, "score": score, "bbox": box}
-        for picture in pictures
-        if (found := detections.pictures.get(picture.id)) is not None
-        for category, score, box in zip(
-            found.category_ids.tolist(),
-            found.scores.tolist(),
-            box_xyxy_to_xywh(found.boxes_xyxy).tolist(),
-            strict=True,
-        )
-    ]
+    results = []
+    for picture in pictures:
+        if picture.id not in detections.pictures:
+            continue
+        size = _size(picture)
+        found = usable_detections(detections.pictures[picture.id], max_detections, (size["height"], size["width"]))
+        boxes_xywh = box_xyxy_to_xywh(found.boxes_xyxy)
+        for box_xywh, score, category_id in zip(boxes_xywh, found.scores, found.category_ids, strict=True):
+            found_box = {"category_id": int(category_id), "score": float(score), "bbox": box_xywh.tolist()}
+            results.append({"image_id": numbers[picture.id], **found_box})
     return evaluate_ap(coco_truth(pictures), results, "bbox")
+
+
+def check_categories(pictures: Sequence[Picture], detections: Detections) -> str:
+    """Say how many detections are of categories that no object has, which COCO AP passes over; "" if none is.
+
+    Raises:
+        ValueError: all are: the two files number their categories differently.
+    """
+    of_objects = {instance.category_id for picture in pictures for instance in picture.instances}
+    of_detections = np.concatenate([found.category_ids for found in detections.pictures.values()]).tolist()
+    foreign = [category_id for category_id in of_detections if category_id not in of_objects]
+    if len(foreign) == len(of_detections):
+        raise ValueError(
+            f"no detection in {detections.name} is of a category that an object has: category_id is "
+            f"{sorted(set(foreign))[:5]}... there, {sorted(of_objects)[:5]}... in the annotations; make them agree"
+        )
+    text = f"{len(foreign)} of {len(of_detections)} detections are of categories that no object here has; COCO AP"
+    return f"{text} passes over them." if foreign else ""
 
 
 def ap_tables(aps: Mapping[str, ApResult], of_boxes: ApResult, num_resamples: int = 500) -> list[NamedTable]:
@@ -171,12 +221,18 @@ def ap_tables(aps: Mapping[str, ApResult], of_boxes: ApResult, num_resamples: in
     rows.append(("(the boxes themselves)", of_boxes.metrics["AP"], "", *list(of_boxes.metrics.values())[1:]))
     note = f"{num_pictures} pictures; 95% intervals from {num_resamples} resamples of the pictures"
     tables = [
-        NamedTable("COCO AP of masks", ("Protocol and model", "AP", "95% interval", *METRICS[1:]), tuple(rows), note)
+        NamedTable(
+            "COCO AP of masks",
+            ("Protocol and model", "AP", "95% interval", *METRICS[1:]),
+            tuple(rows),
+            note,
+            num_digits=4,
+        )
     ]
     if len(comparisons) > 1:
-        differences = tuple((c.model, c.difference, _text(c.difference_interval)) for c in comparisons[1:])
+        differences = tuple((c.model, c.difference, _text(c.difference_interval, "+")) for c in comparisons[1:])
         columns = ("Protocol and model", "Difference", "95% interval")
-        tables.append(NamedTable(f"AP less that of {first}", columns, differences, note))
+        tables.append(NamedTable(f"AP less that of {first}", columns, differences, note, num_digits=4))
     return tables
 
 
@@ -193,17 +249,26 @@ def _image_ids(pictures: Sequence[Picture]) -> dict[str, int]:
     return {picture_id: rank for rank, picture_id in enumerate(sorted(ids, key=int if are_numbers else None), 1)}
 
 
-def _best(found: PictureDetections, num: int) -> PictureDetections:
-    """Keep the detections with the highest scores, in the order of the file among equals."""
-    order = np.argsort(-found.scores, kind="stable")[:num]
-    return PictureDetections(found.boxes_xyxy[order], found.scores[order], found.category_ids[order])
+def usable_detections(
+    found: PictureDetections, max_detections: int, image_hw: tuple[int, int], left_out: Counter[str] | None = None
+) -> PictureDetections:
+    """Keep the detections of a picture with the highest scores, in the order of the file among equals, that lie in it.
 
-
-def _prompt(box_xyxy: NDArray[np.float64], image_hw: tuple[int, int]) -> Prompt | None:
-    """Cut a box to the picture; None if nothing is left."""
-    height, width = image_hw
-    x1, y1, x2, y2 = np.clip(box_xyxy, 0, [width, height, width, height]).astype(np.float32).tolist()
-    return Prompt.of(box=(x1, y1, x2, y2)) if x1 < x2 and y1 < y2 else None
+    Args:
+        found: all of them.
+        max_detections: how many at most.
+        image_hw: height and width of the picture in pixels.
+        left_out: those left out are counted here, by reason; several protocols count the same ones once.
+    """
+    order = np.argsort(-found.scores, kind="stable")[:max_detections]
+    rows = [row for row in order.tolist() if cut_to_picture(found.boxes_xyxy[row], image_hw) is not None]
+    if left_out is not None:
+        for reason, number in (
+            ("box beyond max_detections", len(found) - len(order)),
+            ("box outside the picture", len(order) - len(rows)),
+        ):
+            left_out[reason] = max(left_out[reason], number)
+    return PictureDetections(found.boxes_xyxy[rows], found.scores[rows], found.category_ids[rows])
 
 
 def _result(
@@ -215,8 +280,11 @@ def _result(
         "category_id": int(found.category_ids[row]),
         "score": float(found.scores[row]) * factor,
         "segmentation": encode_rle(answer.mask),
+        "box_score": float(found.scores[row]),
+        "predicted_iou": answer.predicted_iou,
     }
 
 
-def _text(interval: Interval) -> str:
-    return f"{interval.low:.4f} to {interval.high:.4f}"
+def _text(interval: Interval, sign: str = "") -> str:
+    is_known = interval.low == interval.low
+    return f"[{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]" if is_known else "-"

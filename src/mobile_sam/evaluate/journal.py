@@ -41,6 +41,7 @@ class Journal:
                 partial.write_bytes(_line({"format": FORMAT, "run": described}))
         whole_bytes = self._read(described)
         self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
+        self._lock()
         self._file.truncate(whole_bytes)
 
     def __enter__(self) -> Journal:
@@ -62,6 +63,18 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _lock(self) -> None:
+        """Keep other processes from writing the same journal; the lock ends with this process. Not on Windows."""
+        try:
+            import fcntl
+        except ModuleNotFoundError:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise ValueError(f"another process is running in {self.path.parent}; name another folder") from error
 
     def _read(self, run: Mapping[str, Any]) -> int:
         """Read the entries and return the number of bytes up to the end of the last whole line."""

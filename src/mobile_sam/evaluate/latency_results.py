@@ -95,6 +95,7 @@ class LatencyRow:
         min_s: the quickest round.
         num: of rounds.
         num_prompts: P in a stage of prompts, else 0.
+        rounds_s: each round.
     """
 
     model: str
@@ -105,6 +106,7 @@ class LatencyRow:
     min_s: float
     num: int
     num_prompts: int = 0
+    rounds_s: tuple[float, ...] = ()
 
     @property
     def per_prompt_ms(self) -> float | None:
@@ -187,20 +189,21 @@ class LatencyResult:
         return asdict(self)
 
     def tables(self) -> list[Table]:
-        """Return what a reader wants to see; of several pictures only their mean."""
+        """Return what a reader wants to see; of several pictures only their mean, of a single round no spread."""
         ratio_of = {(ratio.model, ratio.stage, ratio.picture): ratio.median for ratio in self.ratios}
-        ratio_column = [f"times as fast as {self.ratios[0].baseline}"] if self.ratios else []
+        ratio_column = [f"times as fast as {self.ratios[0].baseline}, median of rounds"] if self.ratios else []
         starts: list[list[Any]] = []
         answers: list[list[Any]] = []
         for row in self.rows:
             ratio = [ratio_of.get((row.model, row.stage, row.picture))] if self.ratios else []
             if row.stage in START_STAGES:
-                starts.append([row.stage, row.model, row.median_s, row.iqr_s, row.min_s, row.num, *ratio])
+                iqr_s = row.iqr_s if row.num > 1 else None
+                starts.append([row.stage, row.model, row.median_s, iqr_s, row.min_s, row.num, *ratio])
             elif self.num_pictures == 1 or row.picture == ALL_PICTURES:
-                times_ms = [1000 * row.median_s, 1000 * row.iqr_s, 1000 * row.min_s]
+                iqr_ms = 1000 * row.iqr_s if row.num > 1 else None
+                times_ms = [1000 * row.median_s, iqr_ms, 1000 * row.min_s]
                 answers.append([row.stage, row.model, *times_ms, row.per_prompt_ms, row.num, *ratio])
         memory = [[row.model, row.after_start_mb, row.after_encode_mb, row.after_prompts_mb] for row in self.memory]
-        failures = [[problem.kind, problem.where, problem.message] for problem in self.failures]
         times = ["stage", "model", "median", "IQR", "min"]
         tables: list[Table] = [
             ("Start-up in s", [*times, "n", *ratio_column], starts),
@@ -210,7 +213,6 @@ class LatencyResult:
                 answers,
             ),
             ("Peak memory in MB", ["model", "after start", "after encode", "after prompts"], memory),
-            ("Failures", ["kind", "where", "reason"], failures),
         ]
         return [table for table in tables if table[2]]
 
@@ -249,7 +251,9 @@ def tabulate(
             if not values:
                 continue
             times = summarise(values)
-            rows.append(LatencyRow(model, stage, picture, *times, len(values), num_prompts.get(stage, 0)))
+            rows.append(
+                LatencyRow(model, stage, picture, *times, len(values), num_prompts.get(stage, 0), tuple(values))
+            )
             if model != models[0]:
                 baseline_s = seconds[models[0], stage, picture]
                 paired = [first / other for first, other in zip(baseline_s, values, strict=True)]

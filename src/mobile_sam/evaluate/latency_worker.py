@@ -95,7 +95,7 @@ class LatencyWorker:
         from mobile_sam.evaluate.models import Model
 
         assert self._spec is not None
-        return Model(self._spec, self.predictor.engine).facts()
+        return Model(self._spec, self.predictor.engine, is_of_spec=True).facts()
 
 
 def peak() -> Answer:

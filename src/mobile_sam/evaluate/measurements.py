@@ -109,6 +109,33 @@ class MeasurementTable:
             )
         )
 
+    def rows_of_objects(self) -> dict[tuple[str, str], int]:
+        """Return the row of each picture and object; for measurements of one protocol, model and step.
+
+        Raises:
+            ValueError: an object has two.
+        """
+        row_of: dict[tuple[str, str], int] = {}
+        for row, key in enumerate(zip(self.picture.tolist(), self.object.tolist(), strict=True)):
+            if key in row_of:
+                raise ValueError(
+                    f"object {key[1]} of picture {key[0]} is measured twice by {self.model[0]} in step {self.step[0]} "
+                    f"of {self.protocol[0]}; keep one of the rows"
+                )
+            row_of[key] = row
+        return row_of
+
+    def paired_with(self, other: MeasurementTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Find the objects that two tables share: rows of this one and of the other, (K,) each, in this one's order.
+
+        Raises:
+            ValueError: an object has two rows in one of them.
+        """
+        other_row_of = other.rows_of_objects()
+        shared = [(row, other_row_of[key]) for key, row in self.rows_of_objects().items() if key in other_row_of]
+        rows, other_rows = np.array(shared, np.int64).reshape(-1, 2).T
+        return rows, other_rows
+
     def where(self, **values: Any) -> MeasurementTable:
         """Return the rows whose columns have these values: `table.where(protocol="box", step=1)`."""
         is_wanted = np.ones(len(self), bool)

@@ -105,10 +105,13 @@ class Model:
     Attributes:
         spec: how it was asked for.
         engine: what runs it.
+        is_of_spec: whether the engine was made from `spec`, which then tells its weights; an engine of the caller's own
+            is known by its image encoder's fingerprint only.
     """
 
     spec: ModelSpec
     engine: Engine
+    is_of_spec: bool = False
 
     @property
     def name(self) -> str:
@@ -137,7 +140,9 @@ class Model:
     def facts(self) -> dict[str, str]:
         """Say all that is needed to have the same model again: also the weights' file and its sha256."""
         checkpoint = self.spec.checkpoint
-        if checkpoint is None or is_bundled_name(checkpoint):
+        if not self.is_of_spec:
+            weights = {"checkpoint": "the caller's", "weights_sha256": ""}
+        elif checkpoint is None or is_bundled_name(checkpoint):
             weights = {"checkpoint": "bundled", "weights_sha256": BUNDLED.file_sha256}
         else:
             weights = {"checkpoint": Path(checkpoint).name, "weights_sha256": sha256_of_file(Path(checkpoint))}
@@ -152,7 +157,7 @@ def make_models(specs: Sequence[ModelSpec], num_threads: int = 0) -> list[Model]
     """
     if not specs:
         raise ValueError("no model to evaluate; pass at least one")
-    return [Model(spec, spec.make(num_threads)) for spec in with_unique_names(specs)]
+    return [Model(spec, spec.make(num_threads), is_of_spec=True) for spec in with_unique_names(specs)]
 
 
 def with_unique_names(specs: Sequence[ModelSpec]) -> list[ModelSpec]:

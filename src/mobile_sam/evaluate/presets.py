@@ -24,7 +24,8 @@ _NANOSAM = (
     "Differs: resizing follows SAM; an area of exactly 32^2 or 96^2 falls in one bin, not in two."
 )
 _SLIMSAM = (
-    "SlimSAM (arXiv 2312.05284; its validation loop): SA-1B's own click, first mask token, mean of the pictures' means."
+    "SlimSAM (arXiv 2312.05284; its validation loop): SA-1B's own click, first mask token. Its mean is "
+    "that of the pictures' means: the column 'by picture'."
 )
 _EFFICIENTVIT = (
     "EfficientViT-SAM (arXiv 2402.05008; eval_efficientvit_sam_model.py): the most confident of three masks for boxes "
@@ -61,7 +62,7 @@ PROMPTS_PROTOCOLS = {
             later_mask_rule="best", feeds_mask=False, report_steps=(1, 3),
         ),
         PromptsProtocol("nanosam", _NANOSAM, "box", "best-of-four", crowd="include"),
-        PromptsProtocol("slimsam", _SLIMSAM, "annotated", mean_over="pictures"),
+        PromptsProtocol("slimsam", _SLIMSAM, "annotated"),
         PromptsProtocol("efficientvit-box", _EFFICIENTVIT, "box", "best", crowd="include"),
         PromptsProtocol(
             "efficientvit-point", _EFFICIENTVIT, "centre", "best", num_clicks=4, next_click="farthest-error",

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +22,12 @@ from mobile_sam.data.clicks import (
     random_pixel,
 )
 from mobile_sam.data.records import Instance, Picture
-from mobile_sam.evaluate.answers import Answer, Answers, ask, pair_iou, tokens_of_rules
+from mobile_sam.evaluate.answers import Answer, Answers, ask, pair_iou, prompts_at_once, tokens_of_rules
 from mobile_sam.evaluate.measurements import Attempt, Measurement
 from mobile_sam.evaluate.models import Model
 from mobile_sam.evaluate.protocols import PromptsProtocol, bin_of
+from mobile_sam.evaluate.run import MaskTask
 from mobile_sam.evaluate.stopwatch import Stopwatch
-
-OBJECTS_AT_ONCE = 16
-"""Objects of a picture in work together: each holds its true mask and, for each first prompt, 1 MiB of logits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +52,8 @@ class Target:
 
     def box_xyxy(self, box_from: str) -> tuple[float, float, float, float]:
         """Return the annotated box, cut to the picture, or the tight one, also where nothing is left of the other."""
-        height, width = self.truth.shape
-        clipped = np.clip(self.instance.box_xyxy, 0, [width, height, width, height])
-        x1, y1, x2, y2 = clipped.astype(np.float32).tolist()  # as prompts have it: a sliver may have no width left
-        return (x1, y1, x2, y2) if box_from == "annotation" and x1 < x2 and y1 < y2 else self.tight_box_xyxy
+        cut_xyxy = cut_to_picture(self.instance.box_xyxy, self.truth.shape) if box_from == "annotation" else None
+        return cut_xyxy or self.tight_box_xyxy
 
     def area_px(self, area_from: str) -> float:
         """Return the annotated area, or the mask's number of pixels."""
@@ -68,8 +63,8 @@ class Target:
         """Say why a protocol cannot or does not want to measure the object; "" if it does."""
         if self.instance.is_crowd and protocol.crowd == "skip":
             return "crowd mask"
-        if self.instance.point_xy is None and protocol.first_prompt == "annotated":
-            return "object without an annotated click"
+        if protocol.first_prompt == "annotated":
+            return unfit_click(self.instance.point_xy, self.truth.shape)
         return ""
 
     def first_prompt(self, protocol: PromptsProtocol) -> Prompt:
@@ -99,7 +94,25 @@ class Target:
         return object_rng(protocol.seed, self.picture_id, f"{self.instance.id} prompt {step}")
 
 
-class PromptsTask:
+def cut_to_picture(
+    box_xyxy: Sequence[float] | NDArray[np.float64], image_hw: tuple[int, ...]
+) -> tuple[float, float, float, float] | None:
+    """Cut a box (4,) XYXY to the picture; None if nothing is left."""
+    height, width = image_hw
+    clipped = np.clip(box_xyxy, 0, [width, height, width, height])
+    x1, y1, x2, y2 = clipped.astype(np.float32).tolist()  # as prompts have it: a sliver may have no width left
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def unfit_click(point_xy: tuple[float, float] | None, image_hw: tuple[int, ...]) -> str:
+    """Say why an annotated click cannot be asked; "" if it can."""
+    if point_xy is None:
+        return "object without an annotated click"
+    (x, y), (height, width) = point_xy, image_hw
+    return "" if 0 <= x <= width and 0 <= y <= height else "click outside the picture"
+
+
+class PromptsTask(MaskTask):
     """Measures pictures by one or more protocols with one or more models.
 
     Protocols that begin with the same prompts share the decoder's answers to them.
@@ -113,29 +126,13 @@ class PromptsTask:
         self.protocols = tuple(protocols)
         self.models = tuple(models)
 
-    def entry(
-        self, picture: Picture, embeddings: Mapping[str, Embedding], stopwatch: Stopwatch, left_out: Counter[str]
-    ) -> dict[str, Any]:
-        """See `run.Task.entry`: the measurements as rows, without the picture's id."""
-        attempts = self.attempts(picture, embeddings, stopwatch, left_out)
-        return {"rows": [attempt.measurement.to_row() for attempt in attempts]}
-
     def attempts(
         self, picture: Picture, embeddings: Mapping[str, Embedding], stopwatch: Stopwatch, left_out: Counter[str]
     ) -> Iterator[Attempt]:
-        """Put all prompts of a picture to all models.
-
-        Args:
-            picture: with its objects.
-            embeddings: of the picture, by the model's name.
-            stopwatch: takes the seconds of "prompts", "decode", "masks" and "compare".
-            left_out: objects that could not be measured are counted here, by reason.
-
-        Yields:
-            For each object, protocol, model and step what was asked and answered.
-        """
-        for start in range(0, len(picture.instances), OBJECTS_AT_ONCE):
-            some = picture.instances[start : start + OBJECTS_AT_ONCE]
+        """See `MaskTask.attempts`; left out are objects, each once for a reason."""
+        at_once = prompts_at_once(next(iter(embeddings.values())).image_hw)
+        for start in range(0, len(picture.instances), at_once):
+            some = picture.instances[start : start + at_once]
             with stopwatch.stage("prompts"):
                 targets = [Target(picture.id, instance, instance.mask) for instance in some]
             missed = {(reason, t.instance.id) for p in self.protocols for t in targets if (reason := t.unfit_for(p))}

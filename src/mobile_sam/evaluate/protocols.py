@@ -46,6 +46,9 @@ class AreaBin:
     name: str
     below_px: float | None = None
 
+    def __str__(self) -> str:
+        return self.name if self.below_px is None else f"{self.name} below {self.below_px:g} px"
+
 
 COCO_BINS = (AreaBin("small", 32**2), AreaBin("medium", 96**2), AreaBin("large"))
 """COCO's: limits at 32 x 32 and 96 x 96 pixels of the picture."""
@@ -78,7 +81,6 @@ class PromptsProtocol:
         area_from: "annotation" or "mask" (number of pixels): what chooses the area bin.
         area_bins: the bins, by rising limit, the last without.
         crowd: "skip" or "include" masks that COCO marks as crowds.
-        mean_over: "objects", or "pictures" for the mean of the pictures' means; reports name both.
         seed: of random points.
 
     Raises:
@@ -98,7 +100,6 @@ class PromptsProtocol:
     area_from: str = "annotation"
     area_bins: tuple[AreaBin, ...] = COCO_BINS
     crowd: str = "skip"
-    mean_over: str = "objects"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -109,7 +110,6 @@ class PromptsProtocol:
         check_choice(self.name, "box_from", self.box_from, ("annotation", "mask"))
         check_choice(self.name, "area_from", self.area_from, ("annotation", "mask"))
         check_choice(self.name, "crowd", self.crowd, ("skip", "include"))
-        check_choice(self.name, "mean_over", self.mean_over, ("objects", "pictures"))
         if not isinstance(self.feeds_mask, bool):
             raise ValueError(f"protocol {self.name!r}: feeds_mask must be True or False, got {self.feeds_mask!r}")
         check_whole_number(self.name, "num_clicks", self.num_clicks, 0)
@@ -251,12 +251,16 @@ def with_settings(protocol: AnyProtocol, settings: Sequence[str]) -> AnyProtocol
     return replace(protocol, name=" ".join([protocol.name, *words]), **values)
 
 
-def describe(protocol: PromptsProtocol | AgreementProtocol) -> str:
+def describe(protocol: PromptsProtocol | AgreementProtocol | BoxesProtocol) -> str:
     """Say in a line what a protocol does.
 
     >>> describe(PromptsProtocol("clicks", first_prompt="centre", mask_rule="best", num_clicks=4))
-    'centre, best mask; then 4 clicks, largest-error, single mask, mask fed back'
+    'centre, best mask; then 4 clicks, largest-error, single mask, mask fed back; crowds left out'
     """
+    if isinstance(protocol, BoxesProtocol):
+        refined = f", given back {protocol.num_refinements} times" if protocol.num_refinements else ""
+        score = "the box's score" if protocol.score == "detection" else "the box's score times predicted IoU"
+        return f"{protocol.mask_rule} mask{refined}, ranked by {score}, {protocol.max_detections} boxes a picture"
     if isinstance(protocol, AgreementProtocol):
         distance = "" if protocol.distance_px is None else f" {protocol.distance_px:g} px apart"
         per_side = " per side" if protocol.prompts == "grid" else ""
@@ -266,13 +270,11 @@ def describe(protocol: PromptsProtocol | AgreementProtocol) -> str:
     if protocol.num_clicks:
         fed = "mask fed back" if protocol.feeds_mask else "mask not fed back"
         text += f"; then {protocol.num_clicks} clicks, {protocol.next_click}, {protocol.later_mask_rule} mask, {fed}"
-    if protocol.crowd == "include":
-        text += "; crowds included"
-    return text + ("; mean over pictures" if protocol.mean_over == "pictures" else "")
+    return text + ("; crowds included" if protocol.crowd == "include" else "; crowds left out")
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("+"))
+    return tuple(int(part) for part in text.replace("+", ",").split(","))
 
 
 def _yes_or_no(text: str) -> bool:

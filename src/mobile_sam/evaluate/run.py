@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +16,18 @@ from numpy.typing import NDArray
 
 from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.errors import ImageReadError
-from mobile_sam.core.images import read_image
+from mobile_sam.core.images import exif_orientation, read_image
 from mobile_sam.data.embedding_store import EmbeddingStore
 from mobile_sam.data.records import Picture
 from mobile_sam.evaluate.journal import Journal
+from mobile_sam.evaluate.measurements import Attempt
 from mobile_sam.evaluate.models import Model
 from mobile_sam.evaluate.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
+
+NOTED = "noted: "
+"""What reasons begin with that are counted beside what is left out, although nothing is left out for them."""
 
 Progress = Callable[[int, int, int], None]
 """Told after each picture: how many are done, how many of these failed, how many there are."""
@@ -48,6 +54,39 @@ class Task(Protocol):
         """
 
 
+class MaskTask(ABC):
+    """A task that compares masks: `attempts` does it, what is kept are the measurements.
+
+    Attributes:
+        models: all that run.
+    """
+
+    models: tuple[Model, ...]
+
+    @abstractmethod
+    def attempts(
+        self, picture: Picture, embeddings: Mapping[str, Embedding], stopwatch: Stopwatch, left_out: Counter[str]
+    ) -> Iterator[Attempt]:
+        """Put all prompts of a picture to all models.
+
+        Args:
+            picture: with its objects.
+            embeddings: of the picture, by the model's name.
+            stopwatch: takes the seconds of "prompts", "decode", "masks" and "compare".
+            left_out: what could not be measured is counted here, by reason.
+
+        Yields:
+            For each prompt, protocol, model and step what was asked and answered.
+        """
+
+    def entry(
+        self, picture: Picture, embeddings: Mapping[str, Embedding], stopwatch: Stopwatch, left_out: Counter[str]
+    ) -> dict[str, Any]:
+        """See `Task.entry`: the measurements as rows, without the picture's id."""
+        attempts = self.attempts(picture, embeddings, stopwatch, left_out)
+        return {"rows": [attempt.measurement.to_row() for attempt in attempts]}
+
+
 @dataclass(frozen=True, eq=False)
 class OpenedPicture:
     """A picture that was read.
@@ -56,11 +95,13 @@ class OpenedPicture:
         picture: what was read.
         pixels: (H, W, 3) uint8 RGB.
         content: the file's bytes.
+        is_turned: whether the EXIF tag turned the pixels; annotations may be of either frame.
     """
 
     picture: Picture
     pixels: NDArray[np.uint8]
     content: bytes
+    is_turned: bool = False
 
 
 def open_picture(picture: Picture) -> OpenedPicture:
@@ -80,7 +121,14 @@ def open_picture(picture: Picture) -> OpenedPicture:
             f"{picture.path.name} has {size_hw[1]} x {size_hw[0]} px, annotated are {picture.size_hw[1]} x "
             f"{picture.size_hw[0]} (width x height); is it another version of the picture, or turned by its EXIF tag?"
         )
-    return OpenedPicture(picture, pixels, content)
+    return OpenedPicture(picture, pixels, content, _is_turned(content))
+
+
+def _is_turned(content: bytes) -> bool:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        return exif_orientation(image) > 1
 
 
 def embed(
@@ -125,7 +173,7 @@ def run_pictures(
         progress: told after each picture.
     """
     stopwatch = stopwatch or Stopwatch()
-    missing = [picture for picture in pictures if not journal.is_done(picture.id)]
+    missing = [picture for picture in pictures if not is_measured(picture, journal)]
     num_done, num_failed = len(pictures) - len(missing), 0
     if progress:
         progress(num_done, num_failed, len(pictures))
@@ -135,7 +183,9 @@ def run_pictures(
             if isinstance(opened, Exception):
                 raise opened
             embeddings = embed(opened, task.models, store, stopwatch)
-            entry = task.entry(picture, embeddings, stopwatch, left_out)
+            entry = task.entry(picture, embeddings, stopwatch, left_out) | {"file_bytes": len(opened.content)}
+            if opened.is_turned and picture.instances:
+                left_out[NOTED + "pictures turned by their EXIF tag, taken upright"] += 1
         except Exception as error:
             logger.debug("picture %s failed", picture.id, exc_info=error)
             entry = {"failed": _reason(error)}
@@ -145,6 +195,16 @@ def run_pictures(
         num_done += 1
         if progress:
             progress(num_done, num_failed, len(pictures))
+
+
+def is_measured(picture: Picture, journal: Journal) -> bool:
+    """Tell whether a journal has the measurements of a picture, of a file as long as it is now."""
+    if not journal.is_done(picture.id):
+        return False
+    try:
+        return journal.entries[picture.id].get("file_bytes") == picture.path.stat().st_size
+    except OSError:
+        return False
 
 
 def _read_ahead(

@@ -1,12 +1,7 @@
-"""One evaluation from its first picture to its report, whatever is measured.
-
-A run has a folder. `measurements.jsonl` grows with each finished picture; from it come `report.json` (everything needed
-to run it again), `measurements.csv` (one row for each mask) and `report.html`.
-"""
+"""One evaluation from its first picture to its report, whatever is measured."""
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
 from collections import Counter
@@ -16,27 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from mobile_sam._version import __version__
-from mobile_sam.core.errors import MissingDependencyError
 from mobile_sam.data.embedding_store import EmbeddingStore
 from mobile_sam.data.records import Dataset
 from mobile_sam.evaluate.journal import Journal
 from mobile_sam.evaluate.machine import MachineWatch, machine_facts
-from mobile_sam.evaluate.measurements import MeasurementTable
 from mobile_sam.evaluate.models import Model
-from mobile_sam.evaluate.report.cases import Case
 from mobile_sam.evaluate.report.content import Report
-from mobile_sam.evaluate.report.files import write_csv, write_json
-from mobile_sam.evaluate.run import Progress, Task, run_pictures
+from mobile_sam.evaluate.run import NOTED, Progress, Task, is_measured, run_pictures
+from mobile_sam.evaluate.run_folder import JOURNAL, check_run_folder
 from mobile_sam.evaluate.stopwatch import Stopwatch
-
-logger = logging.getLogger(__name__)
-
-JOURNAL, REPORT_JSON, MEASUREMENTS_CSV, REPORT_HTML = (
-    "measurements.jsonl",
-    "report.json",
-    "measurements.csv",
-    "report.html",
-)
 
 
 @dataclass(frozen=True)
@@ -92,9 +75,12 @@ class Session:
     def __post_init__(self) -> None:
         _require_unique("protocols", [protocol["name"] for protocol in self.protocols])
         _require_unique("models", [model.name for model in self.models])
+        if self.options.folder is not None:
+            check_run_folder(self.options.folder, has_journal=True)
         self.store = None if self.options.embeddings is None else EmbeddingStore(self.options.embeddings)
         self.stopwatch = Stopwatch()
         self._facts = [model.facts() for model in self.models]
+        self._dataset_facts = dataset_facts(self.dataset)
         self._watch, self._started, self._num_before = MachineWatch(), time.perf_counter(), 0
 
     def description(self) -> dict[str, Any]:
@@ -102,7 +88,7 @@ class Session:
         return {
             "kind": self.kind,
             "package_version": __version__,
-            "dataset": dataset_facts(self.dataset),
+            "dataset": self._dataset_facts,
             "models": self._facts,
             "protocols": list(self.protocols),
             **self.extra,
@@ -117,7 +103,7 @@ class Session:
         with tempfile.TemporaryDirectory() as passing:
             path = (self.options.folder or Path(passing)) / JOURNAL
             with Journal(path, self.description(), restarts=self.options.restarts) as journal:
-                self._num_before = sum(journal.is_done(picture.id) for picture in self.dataset.pictures)
+                self._num_before = sum(is_measured(picture, journal) for picture in self.dataset.pictures)
                 run_pictures(
                     self.dataset.pictures,
                     task,
@@ -159,7 +145,7 @@ class Session:
             "pictures measured": len(self.entries) - len(failures),
             "pictures failed": len(failures),
             f"{what} measured": num_measured,
-            **{f"left out: {reason}": count for reason, count in left_out.most_common()},
+            **{_count_name(reason): count for reason, count in left_out.most_common()},
         }
         lost = sum(len(picture.instances) for picture in self.dataset.pictures if picture.id in failures)
         if lost:
@@ -172,7 +158,7 @@ class Session:
             title=self.title,
             command=self.options.command,
             machine={**machine_facts(), **self._watch.facts()},
-            dataset={**dataset_facts(self.dataset), **self.extra},
+            dataset={**self._dataset_facts, "pictures_sha256": self.dataset.pictures_sha256, **self.extra},
             models=self._facts,
             protocols=self.protocols,
             counts=counts,
@@ -197,32 +183,8 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def write_report(
-    report: Report, folder: Path | None, table: MeasurementTable | None = None, cases: Sequence[Case] = ()
-) -> None:
-    """Write a report's files into a run's folder, if it has one; those of before are removed.
-
-    Without the packages of `mobile-sam[evaluate]` there is no page, and a warning says so.
-    """
-    if folder is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in written_files(folder):
-        path.unlink()
-    write_json(report, folder / REPORT_JSON)
-    if table is not None:
-        write_csv(table, folder / MEASUREMENTS_CSV)
-    from mobile_sam.evaluate.report.page import write_page
-
-    try:
-        write_page(folder / REPORT_HTML, report, table, cases)
-    except MissingDependencyError as error:
-        logger.warning("no %s: %s", REPORT_HTML, error)
-
-
-def written_files(folder: Path) -> list[Path]:
-    """Return the files that a run has written into its folder for people and programs to read."""
-    return [path for name in (REPORT_JSON, MEASUREMENTS_CSV, REPORT_HTML) if (path := folder / name).exists()]
+def _count_name(reason: str) -> str:
+    return reason.removeprefix(NOTED) if reason.startswith(NOTED) else f"left out: {reason}"
 
 
 def _require_unique(what: str, names: Sequence[str]) -> None:

@@ -16,8 +16,8 @@ from mobile_sam.data.records import Picture
 from mobile_sam.evaluate.agreement import AgreementTask
 from mobile_sam.evaluate.measurements import Attempt, MeasurementTable
 from mobile_sam.evaluate.prompts import PromptsTask
-from mobile_sam.evaluate.report.cases import Case, choose_cases, largest_differences
-from mobile_sam.evaluate.run import embed, open_picture
+from mobile_sam.evaluate.report.cases import Case, choose_cases, compact, largest_differences
+from mobile_sam.evaluate.run import Progress, embed, open_picture
 from mobile_sam.evaluate.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def make_cases(
     table: MeasurementTable,
     num_cases: int,
     store: EmbeddingStore | None = None,
-    stopwatch: Stopwatch | None = None,
+    progress: Progress | None = None,
 ) -> list[Case]:
     """Show the worst and the best masks of the first model, and where the second differs most from it.
 
@@ -53,26 +53,30 @@ def make_cases(
         table: the measurements.
         num_cases: of each kind and protocol; 0 for none.
         store: embeddings on disk.
-        stopwatch: takes the seconds of each stage.
+        progress: told after each picture.
 
     Returns:
         By protocol; worst, best, then differences.
     """
-    stopwatch = stopwatch or Stopwatch()
+    stopwatch = Stopwatch()
     wanted = _choose(task, table, num_cases) if num_cases else []
     by_picture: dict[str, list[_Wanted]] = defaultdict(list)
     for want in wanted:
         by_picture[want.picture].append(want)
     made: dict[_Wanted, Case] = {}
-    for picture in (picture for picture in pictures if picture.id in by_picture):
+    shown = [picture for picture in pictures if picture.id in by_picture]
+    for index, picture in enumerate(shown):
+        if progress:
+            progress(index, 0, len(shown))
         try:
             opened = open_picture(picture)
-        except (OSError, ValueError) as error:
+            embeddings = embed(opened, task.models, store, stopwatch)
+            for want, attempt in _again(task, picture, by_picture[picture.id], embeddings, stopwatch):
+                made[want] = compact(_case(want.title, attempt, opened.pixels))
+        except Exception as error:  # noqa: BLE001 - one picture of many, and the numbers are there
             logger.warning("cannot show picture %s: %s", picture.id, error)
-            continue
-        embeddings = embed(opened, task.models, store, stopwatch)
-        for want, attempt in _again(task, picture, by_picture[picture.id], embeddings, stopwatch):
-            made[want] = _case(want.title, attempt, opened.pixels)
+    if progress and shown:
+        progress(len(shown), 0, len(shown))
     return [made[want] for want in wanted if want in made]
 
 

@@ -17,6 +17,10 @@ from mobile_sam.evaluate.measurements import MeasurementTable
 CHUNK_ELEMENTS = 1 << 21
 """Pictures drawn at a time in `cluster_bootstrap_mean`, which bounds its memory to some 50 MB."""
 
+NUM_RESAMPLES = 2000
+BOOTSTRAP = f"95% percentile intervals from {NUM_RESAMPLES} resamples of the pictures, seed 0"
+"""What `summarise` and `compare` do, in words."""
+
 EQUAL_WITHIN = 1e-12
 """Two IoUs that differ by no more than this are equal."""
 
@@ -123,7 +127,7 @@ def percentile_interval(samples: NDArray[np.float64], level: float = 0.95) -> In
 
 
 def cluster_bootstrap_mean(
-    values: ArrayLike, clusters: ArrayLike, num_resamples: int = 2000, seed: int = 0, level: float = 0.95
+    values: ArrayLike, clusters: ArrayLike, num_resamples: int = NUM_RESAMPLES, seed: int = 0, level: float = 0.95
 ) -> Interval:
     """Percentile interval of a mean whose values come in clusters: objects in pictures.
 
@@ -246,41 +250,21 @@ def _by_bin(rows: MeasurementTable) -> dict[str, BinMean]:
 
 def _difference(model_rows: MeasurementTable, baseline_rows: MeasurementTable, baseline: str) -> Difference:
     """Compare rows of one protocol and step; those of the model are not empty, the baseline's may be."""
-    model_row_of, baseline_row_of = _row_of_object(model_rows), _row_of_object(baseline_rows)
-    paired = [key for key in model_row_of if key in baseline_row_of]
-    model_index = np.array([model_row_of[key] for key in paired], np.int64)
-    baseline_index = np.array([baseline_row_of[key] for key in paired], np.int64)
+    model_index, baseline_index = model_rows.paired_with(baseline_rows)
     differences = model_rows.iou[model_index] - baseline_rows.iou[baseline_index]
     return Difference(
         protocol=str(model_rows.protocol[0]),
         model=str(model_rows.model[0]),
         baseline=baseline,
         step=int(model_rows.step[0]),
-        num_pairs=len(paired),
-        num_unpaired=len(model_rows) + len(baseline_rows) - 2 * len(paired),
+        num_pairs=len(differences),
+        num_unpaired=len(model_rows) + len(baseline_rows) - 2 * len(differences),
         mean_difference=_mean(differences),
         interval=cluster_bootstrap_mean(differences, model_rows.picture[model_index]),
         share_better=_mean(differences > EQUAL_WITHIN),
         share_worse=_mean(differences < -EQUAL_WITHIN),
         share_equal=_mean(np.abs(differences) <= EQUAL_WITHIN),
     )
-
-
-def _row_of_object(rows: MeasurementTable) -> dict[tuple[str, str], int]:
-    """Row of each picture and object.
-
-    Raises:
-        ValueError: if an object has two.
-    """
-    row_of: dict[tuple[str, str], int] = {}
-    for row, key in enumerate(zip(rows.picture.tolist(), rows.object.tolist(), strict=True)):
-        if key in row_of:
-            raise ValueError(
-                f"object {key[1]} of picture {key[0]} is measured twice by {rows.model[0]} in step {rows.step[0]} of"
-                f" {rows.protocol[0]}; keep one of the rows"
-            )
-        row_of[key] = row
-    return row_of
 
 
 def _mean(values: NDArray[Any]) -> float:

@@ -9,17 +9,19 @@ from dataclasses import asdict, replace
 from mobile_sam.data.mask_files import Detections, MaskFile
 from mobile_sam.data.records import Dataset, Picture, Problem
 from mobile_sam.evaluate.agreement import AgreementTask
-from mobile_sam.evaluate.boxes import BoxesTask, ap_tables, average_precisions, box_ap
+from mobile_sam.evaluate.boxes import BoxesTask, ap_tables, average_precisions, box_ap, check_categories, write_results
 from mobile_sam.evaluate.latency import LatencyProtocol, measure_latency
 from mobile_sam.evaluate.machine import machine_facts
 from mobile_sam.evaluate.measurements import Measurement, MeasurementTable
 from mobile_sam.evaluate.models import Model, ModelSpec
 from mobile_sam.evaluate.prompts import PromptsTask
-from mobile_sam.evaluate.protocols import AgreementProtocol, BoxesProtocol, PromptsProtocol
+from mobile_sam.evaluate.protocols import AgreementProtocol, BoxesProtocol, PromptsProtocol, describe
 from mobile_sam.evaluate.report.content import NamedTable, Report
-from mobile_sam.evaluate.session import RunOptions, Session, dataset_facts, write_report
+from mobile_sam.evaluate.report.page import can_write_page
+from mobile_sam.evaluate.run_folder import check_run_folder, write_report
+from mobile_sam.evaluate.session import RunOptions, Session, dataset_facts
 from mobile_sam.evaluate.showcase import make_cases
-from mobile_sam.evaluate.statistics import compare, summarise
+from mobile_sam.evaluate.statistics import BOOTSTRAP, compare, summarise
 
 
 def evaluate_prompts(
@@ -84,6 +86,8 @@ def evaluate_agreement(
         given_by_file = protocol.prompts == "given" and isinstance(reference, MaskFile)
         if protocol.prompts in ("box", "centre", "given") and not given_by_file and not dataset.num_instances:
             raise ValueError(f"protocol {protocol.name!r} makes prompts from objects; {dataset.name} has none")
+    if isinstance(reference, MaskFile) and pairing == "id":
+        _require_ids(dataset, reference, protocols)
     models = [*([reference] if isinstance(reference, Model) else []), *others]
     told = {"name": reference.name}
     if isinstance(reference, MaskFile):
@@ -134,6 +138,12 @@ def evaluate_boxes(
         raise ValueError(
             f"no detection in {detections.name} is of a picture in {dataset.name}; do the image ids belong together?"
         )
+    if dataset.kind == "lvis":
+        raise ValueError(
+            f"{dataset.name} is LVIS, whose pictures are not annotated for all categories: COCO AP would count what is "
+            "right but not annotated as wrong; only COCO files are scored"
+        )
+    passed_over = check_categories(dataset.pictures, detections)
     session = Session(
         "boxes",
         f"COCO AP of the masks for the boxes in {detections.name}",
@@ -148,9 +158,13 @@ def evaluate_boxes(
     pictures = [picture for picture in dataset.pictures if picture.id not in failures]
     with session.stopwatch.stage("statistics"):
         aps = average_precisions(protocols, [model.name for model in models], pictures, session.entries)
-        tables = ap_tables(aps, box_ap(pictures, detections))
-    report = session.report(_most_boxes(session, pictures), "boxes", tables=tables)
+        most_detections = max(protocol.max_detections for protocol in protocols)
+        tables = ap_tables(aps, box_ap(pictures, detections, most_detections))
+    notes = [*(f"{protocol.name}: {describe(protocol)}." for protocol in protocols), *filter(None, [passed_over])]
+    report = session.report(_most_boxes(session, pictures), "boxes", tables=tables, notes=notes)
     write_report(report, session.options.folder)
+    if session.options.folder is not None:
+        write_results(session.options.folder, session.entries)
     return report
 
 
@@ -171,6 +185,8 @@ def evaluate_latency(
         ValueError: not one picture that can be read, or not one model that runs.
     """
     options = options or RunOptions()
+    if options.folder is not None:
+        check_run_folder(options.folder, has_journal=False)
     started = time.perf_counter()
     result = measure_latency(protocol, specs, [picture.path for picture in dataset.pictures], options.progress)
     failures = [{"picture": problem.where, "reason": problem.message} for problem in result.failures]
@@ -197,10 +213,44 @@ def evaluate_latency(
         failures=failures,
         problems=[asdict(problem) for problem in dataset.problems],
         tables=tables,
+        details=result.to_json(),
+        notes=[
+            "start: from a new process to a model that is ready, files in the disk's cache; import and make engine are "
+            "parts of it (torch and onnxruntime are imported in make engine). encode: resizing, normalising and the "
+            "network, reading the file left out. Prompts: to masks of the picture's size."
+        ],
         wall_s=time.perf_counter() - started,
     )
     write_report(report, options.folder)
     return report
+
+
+def _require_ids(dataset: Dataset, masks: MaskFile, protocols: Sequence[AgreementProtocol]) -> None:
+    """See that some masks of a file carry ids of pictures and prompts of the run, before doing the work.
+
+    Raises:
+        ValueError: none does.
+    """
+    if not any(picture.id in masks.masks for picture in dataset.pictures):
+        ours, theirs = (next(iter(names), "none") for names in ([p.id for p in dataset.pictures], masks.masks))
+        raise ValueError(
+            f"no mask in {masks.name} is of a picture in {dataset.name}: ids are like {theirs!r} and {ours!r}"
+        )
+    ids = {mask.id for of_picture in masks.masks.values() for mask in of_picture}
+    names = [protocol.prompts_name for protocol in protocols if protocol.prompts != "given"]
+    of_objects = {instance.id for picture in dataset.pictures for instance in picture.instances}
+    if names and not any(found.startswith(tuple(f"{name}/" for name in names)) or found in of_objects for found in ids):
+        found = ", ".join(map(repr, sorted(ids)[:3])) if ids - {""} else "missing"
+        raise ValueError(
+            f"the prompt ids in {masks.name} are {found}, those of this run begin with {', '.join(names)}: copy each "
+            "prompt_id that --write-prompts wrote, with the same seed and numbers, or use --pairing overlap"
+        )
+
+
+def _area_of(protocol: PromptsProtocol | AgreementProtocol) -> str:
+    if isinstance(protocol, AgreementProtocol):
+        return "by the reference's pixels:"
+    return "by the annotated area:" if protocol.area_from == "annotation" else "by the mask's pixels:"
 
 
 def _require_objects(dataset: Dataset) -> None:
@@ -226,11 +276,16 @@ def _measure_masks(session: Session, task: PromptsTask | AgreementTask, what: st
         raise ValueError(f"not one of the {what} could be measured; left out: {dict(session.left_out())}")
     with session.stopwatch.stage("statistics"):
         summaries, differences = summarise(table), compare(table, baseline)
+    num_cases = session.options.num_cases if session.options.folder is not None and can_write_page() else 0
     with session.stopwatch.stage("cases"):
-        pictures = session.dataset.pictures
-        num_cases = session.options.num_cases if session.options.folder else 0
-        cases = make_cases(task, pictures, table, num_cases, session.store)
+        cases = make_cases(task, session.dataset.pictures, table, num_cases, session.store, session.options.progress)
     num_measured = len(set(zip(table.picture.tolist(), table.object.tolist(), strict=True)))
-    report = session.report(num_measured, what, summaries=summaries, differences=differences)
+    notes = [f"{protocol.name}: {describe(protocol)}." for protocol in task.protocols]
+    bins = {
+        f"{name} {', '.join(map(str, bins))}" for name, bins in ((_area_of(p), p.area_bins) for p in task.protocols)
+    }
+    notes += [f"Area bins: {text}." for text in sorted(bins)]
+    notes.append(f"{BOOTSTRAP}.")
+    report = session.report(num_measured, what, summaries=summaries, differences=differences, notes=notes)
     write_report(report, session.options.folder, table, cases)
     return report

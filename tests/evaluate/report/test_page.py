@@ -238,7 +238,9 @@ def test_a_hundred_pictures_make_a_page_of_a_few_megabytes(large_table, report_o
 def test_without_its_packages_the_page_says_how_to_get_them(report, table, tmp_path, monkeypatch, missing):
     require_page_packages()
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(MissingDependencyError, match=rf"needs {missing}; run: pip install 'mobile-sam\[evaluate\]'"):
+    with pytest.raises(
+        MissingDependencyError, match=rf"{missing} is missing; run: pip install 'mobile-sam\[evaluate\]'"
+    ):
         write_page(tmp_path / "report.html", report, table)
     with pytest.raises(MissingDependencyError) as caught:
         require_page_packages()

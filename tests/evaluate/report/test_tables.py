@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -273,3 +274,23 @@ def test_tables_need_neither_matplotlib_nor_jinja2(report, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert "0.550" in printed(report)
     assert "0.550" in markdown(report)
+
+
+def test_rows_come_by_protocol_then_model_then_prompts(large_table, report_of):
+    shuffled = large_table[np.random.default_rng(0).permutation(len(large_table))]
+    protocols = [{"name": "clicks"}, {"name": "box"}]
+    models = [{"name": "torch"}, {"name": "onnxruntime"}]
+    (table,) = result_tables(report_of(shuffled, protocols=protocols, models=models))
+    expected = [("clicks", model, str(step)) for model in ("torch", "onnxruntime") for step in (1, 2, 3)]
+    expected += [("box", model, "1") for model in ("torch", "onnxruntime")]
+    assert [row[:3] for row in table.texts] == expected
+
+
+def test_area_bins_come_in_the_protocols_order_and_almost_1_is_not_1(report):
+    bins = [{"name": name, "below_px": None} for name in ("large", "small")]
+    (table,) = result_tables(replace(report, protocols=[{"name": "box", "area_bins": bins}], kind="agreement"))
+    assert [name for name in table.columns if "(n=" in name] == ["large (n=2)", "small (n=2)"]
+    almost = [replace(summary, mean=0.99999, minimum=1.0) for summary in report.summaries]
+    (table,) = result_tables(replace(report, summaries=almost, kind="agreement"))
+    assert column(table, "mIoU") == ["0.9999+"] * 2
+    assert column(table, "minimum") == ["1.0000"] * 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,16 +72,14 @@ class ChosenRows:
     Attributes:
         worst: (K,) int64, the least IoU first.
         best: (K,) int64, the highest first.
-        spread: (K,) int64, evenly from the rest, by rising IoU.
     """
 
     worst: NDArray[np.int64]
     best: NDArray[np.int64]
-    spread: NDArray[np.int64]
 
 
 def choose_cases(table: MeasurementTable, protocol: str, model: str, step: int, num: int) -> ChosenRows:
-    """Choose the worst and the best objects of a model, and some between them; none twice, where there are few.
+    """Choose the worst and the best objects of a model; none twice, where there are few.
 
     Objects of equal IoU come in the order of their ids, so that a second run chooses the same.
 
@@ -104,10 +102,7 @@ def choose_cases(table: MeasurementTable, protocol: str, model: str, step: int, 
     order = rows[np.lexsort((table.object[rows], table.picture[rows], table.iou[rows]))]
     num_worst = min(num, (len(order) + 1) // 2)
     num_best = min(num, len(order) - num_worst)
-    worst, rest, best = np.split(order, (num_worst, len(order) - num_best))
-    num_spread = min(num, len(rest))
-    places = np.floor((np.arange(num_spread) + 0.5) * len(rest) / max(1, num_spread)).astype(np.int64)
-    return ChosenRows(worst, best[::-1], rest[places])
+    return ChosenRows(order[:num_worst], order[len(order) - num_best :][::-1])
 
 
 def largest_differences(
@@ -131,17 +126,35 @@ def largest_differences(
     """
     _require_count(num)
     is_wanted = (table.protocol == protocol) & (table.step == step)
-    rows_of = {
-        name: {
-            (str(table.picture[row]), str(table.object[row])): int(row)
-            for row in np.flatnonzero(is_wanted & (table.model == name))
-        }
-        for name in (model, baseline)
-    }
-    shared = sorted(rows_of[model].keys() & rows_of[baseline].keys())
-    pairs = np.array([(rows_of[model][key], rows_of[baseline][key]) for key in shared], np.int64).reshape(-1, 2)
+    rows, baseline_rows = (np.flatnonzero(is_wanted & (table.model == name)) for name in (model, baseline))
+    paired, paired_baseline = table[rows].paired_with(table[baseline_rows])
+    pairs = np.stack([rows[paired], baseline_rows[paired_baseline]], axis=1)  # (K, 2)
+    pairs = pairs[np.lexsort((table.object[pairs[:, 0]], table.picture[pairs[:, 0]]))]  # a second run chooses the same
     difference = np.abs(table.iou[pairs[:, 0]] - table.iou[pairs[:, 1]])
     return pairs[np.argsort(-difference, kind="stable")[:num]]
+
+
+def compact(case: Case, max_side_px: int = 960) -> Case:
+    """Keep of a large picture only what `draw_case` shows, and that no larger than it needs.
+
+    Pictures up to `max_side_px` pixels a side are kept as they are.
+    """
+    if max(case.image.shape) <= max_side_px:
+        return case
+    from PIL import Image
+
+    x1, y1, x2, y2 = crop_xyxy(case)
+    step = -(-max(x2 - x1, y2 - y1) // max_side_px)  # rounded up
+    shown, corner_xy = np.s_[y1:y2, x1:x2], np.array([x1, y1])
+    box_xyxy = None if case.box_xyxy is None else (np.asarray(case.box_xyxy) - np.tile(corner_xy, 2)) / step
+    return replace(
+        case,
+        image=np.asarray(Image.fromarray(case.image[shown]).reduce(step)),
+        truth=case.truth[shown][::step, ::step].copy(),
+        predicted=case.predicted[shown][::step, ::step].copy(),
+        points_xy=None if case.points_xy is None else (case.points_xy - corner_xy) / step,
+        box_xyxy=box_xyxy,
+    )
 
 
 def draw_case(case: Case, max_side_px: int = 480) -> NDArray[np.uint8]:

@@ -32,6 +32,7 @@ class NamedTable:
         rows: of as many cells as there are columns; NaN and None are shown as missing.
         note: what the numbers rest on, such as their denominators.
         num_text_columns: columns from the left that hold words; the others hold numbers.
+        num_digits: decimals of fractions; None for four significant digits.
 
     Raises:
         ValueError: a row has another number of cells.
@@ -42,6 +43,7 @@ class NamedTable:
     rows: tuple[tuple[str | int | float | None, ...], ...]
     note: str = ""
     num_text_columns: int = 1
+    num_digits: int | None = None
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -53,7 +55,7 @@ class NamedTable:
     @property
     def texts(self) -> tuple[tuple[str, ...], ...]:
         """The cells as they are shown."""
-        return tuple(tuple(cell_text(cell) for cell in row) for row in self.rows)
+        return tuple(tuple(cell_text(cell, self.num_digits) for cell in row) for row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Report:
         summaries: one for each protocol, model and number of prompts.
         differences: one for each of these but the baseline's.
         tables: of the protocols whose results are not masks' IoU.
+        details: numbers behind these tables, ready for JSON.
         profile: seconds by stage.
         wall_s: seconds from start to end.
         notes: sentences that a reader should know.
@@ -99,6 +102,7 @@ class Report:
     summaries: Sequence[Summary] = ()
     differences: Sequence[Difference] = ()
     tables: Sequence[NamedTable] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
     profile: Mapping[str, float] = field(default_factory=dict)
     wall_s: float = math.nan
     notes: Sequence[str] = ()
@@ -147,6 +151,7 @@ def headline(report: Report) -> str:
         name += f" ({dataset['selection']})"
     sizes = [(summary.num_objects, summary.num_pictures) for summary in report.summaries]
     num_objects, num_pictures = max(sizes, default=(dataset.get("num_objects"), dataset.get("num_pictures")))
+    num_objects = report.counts.get(f"{measured_things(report)} measured", num_objects)
     counted = [f"{num_objects} {measured_things(report)}"] if num_objects else []
     counted += [f"{num_pictures} pictures"] if num_pictures is not None else []
     return f"{models}: {subject}, on {' in '.join(counted)}{' of ' if counted else ''}{name}."
@@ -157,14 +162,16 @@ def measured_things(report: Report) -> str:
     return "prompts" if report.kind == "agreement" else "objects"
 
 
-def cell_text(value: str | int | float | None) -> str:
-    """Write one cell: words and counts as they are, other numbers to four significant digits, "-" for none.
+def cell_text(value: str | int | float | None, num_digits: int | None = None) -> str:
+    """Write one cell: words and counts as they are, "-" for none, other numbers to four significant digits or as told.
 
     >>> [cell_text(value) for value in ("box", 707, 0.73314, 1234567.0, float("nan"), None)]
     ['box', '707', '0.7331', '1234567', '-', '-']
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
+    if isinstance(value, float) and num_digits is not None:
+        return f"{value:.{num_digits}f}"
     if isinstance(value, float):
         return f"{value:.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
     return str(value)

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mobile_sam.core.files import atomic_path
@@ -38,21 +39,25 @@ def read_json(path: str | os.PathLike[str]) -> Report:
 
 
 def write_csv(table: MeasurementTable, path: str | os.PathLike[str]) -> None:
-    """Write measurements as CSV: a row of headings, then one row each, numbers to six significant digits.
+    """Write measurements as CSV, a row each; see `write_rows`."""
+    write_rows(path, COLUMNS, zip(*(getattr(table, name).tolist() for name in COLUMNS), strict=True))
 
-    A predicted IoU that is missing is an empty field.
+
+def write_rows(
+    path: str | os.PathLike[str], columns: Sequence[str], rows: Iterable[Sequence[str | int | float]]
+) -> None:
+    """Write rows as CSV in UTF-8: fractions with six significant digits, NaN as an empty field.
 
     Raises:
         OSError: as `mobile_sam.core.files.atomic_path` does.
     """
-    columns = (getattr(table, name).tolist() for name in COLUMNS)
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream,
     ):
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        writer.writerows([_field(value) for value in row] for row in zip(*columns, strict=True))
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_field(value) for value in row] for row in rows)
 
 
 def _field(value: str | int | float) -> str | int:

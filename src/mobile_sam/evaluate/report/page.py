@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import jinja2
 
 _JPEG_QUALITY = 80
-_LEGEND = (("in both masks", BOTH_RGB), ("predicted only", PREDICTED_RGB), ("true mask only", TRUTH_RGB))
+_LEGEND = (("in both masks", BOTH_RGB), ("predicted only", PREDICTED_RGB))
 
 
 def write_page(
@@ -53,6 +53,7 @@ def write_page(
         }
         for (protocol, title), group in groupby(cases, key=lambda case: (case.protocol, case.title))
     ]
+    other = "reference only" if report.kind == "agreement" else "true mask only"
     text = _template().render(
         report=report,
         headline=headline(report),
@@ -62,7 +63,7 @@ def write_page(
         setup=tables.setup_tables(report),
         plots=[] if table is None else draw_plots(report, table, report_steps),
         case_groups=groups,
-        legend=[(name, "rgb({}, {}, {})".format(*rgb)) for name, rgb in _LEGEND],
+        legend=[(name, "rgb({}, {}, {})".format(*rgb)) for name, rgb in (*_LEGEND, (other, TRUTH_RGB))],
     )
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -101,8 +102,17 @@ def draw_plots(
     return drawn
 
 
+def can_write_page() -> bool:
+    """Tell whether `write_page` has the packages that it needs."""
+    try:
+        require_page_packages()
+    except MissingDependencyError:
+        return False
+    return True
+
+
 def require_page_packages() -> None:
-    """Find out whether a page can be written, before doing the work that it reports.
+    """Find out whether a page can be written.
 
     Raises:
         MissingDependencyError: without jinja2, or without matplotlib.
@@ -111,7 +121,9 @@ def require_page_packages() -> None:
         try:
             __import__(name)
         except ImportError as error:
-            advice = f"the HTML page needs {name}; run: pip install 'mobile-sam[evaluate]'"
+            advice = (
+                f"the HTML page needs jinja2 and matplotlib, {name} is missing; run: pip install 'mobile-sam[evaluate]'"
+            )
             raise MissingDependencyError(advice, name=name) from error
 
 

@@ -96,7 +96,7 @@ def iou_distribution(table: MeasurementTable, protocol: str, steps: Sequence[int
                 name = f"{model}, {_prompts(step)}" if len(steps) > 1 else model
                 (line,) = plot.axes.step(*_reached(ious), style, where="pre", color=_colour(index))
                 lines.append((line, f"{name} (n={len(ious)})"))
-        plot.axes.set(xlim=(start, 1.0), ylim=(0, 102), xlabel="IoU", ylabel="objects (%)")
+        plot.axes.set(xlim=(start, 1.0), ylim=(0, 102), xlabel="IoU", ylabel="share (%)")
         plot.legend(lines, loc="lower left")
     alt = f"{title}; lines of {', '.join(models)}; the IoU axis runs from {start:g} to 1."
     return Plot(title, alt, plot.svg)
@@ -324,10 +324,7 @@ def _paired(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.str_]]:
     """IoU of the baseline and of the model, and the area bin, (N,) each, of the objects that both have."""
     theirs, ours = table.where(model=baseline), table.where(model=model)
-    place = {key: row for row, key in enumerate(zip(theirs.picture.tolist(), theirs.object.tolist(), strict=True))}
-    keys = zip(ours.picture.tolist(), ours.object.tolist(), strict=True)
-    pairs = [(place[key], row) for row, key in enumerate(keys) if key in place]
-    left, right = np.array(pairs, np.int64).reshape(-1, 2).T
+    right, left = ours.paired_with(theirs)
     return theirs.iou[left], ours.iou[right], ours.area_bin[right]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from mobile_sam.evaluate.report.content import NamedTable, Report, headline, measured_things, setting_text
 from mobile_sam.evaluate.statistics import Difference, Interval, Summary
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _Columns: TypeAlias = "dict[str, list[str | int | float | None]]"  # cells by heading
+
+_Row = TypeVar("_Row", Summary, Difference)
 
 _MAX_FAILURES = 10  # in a table; all are in the JSON file
 _LEAST_WORDS = 16  # characters that a column of words is left with
@@ -31,12 +33,14 @@ def result_tables(report: Report, report_steps: Sequence[int] | None = None) -> 
             has none of them is shown by its last.
     """
     rows = [row for row in report.summaries if row.step in shown_steps(report, row.protocol, report_steps)]
+    rows = _in_order(rows, report)
     return [*([_result_table(rows, report)] if rows else []), *report.tables]
 
 
 def difference_tables(report: Report, report_steps: Sequence[int] | None = None) -> list[NamedTable]:
     """Make one table for each baseline, of the differences of each model's IoU to the baseline's."""
     rows = [row for row in report.differences if row.step in shown_steps(report, row.protocol, report_steps)]
+    rows = _in_order(rows, report)
     return [
         _difference_table([row for row in rows if row.baseline == baseline], baseline)
         for baseline in dict.fromkeys(row.baseline for row in rows)
@@ -151,10 +155,11 @@ def _result_table(rows: Sequence[Summary], report: Report) -> NamedTable:
     columns = _key_columns(rows)
     columns["mIoU"] = [_fixed(row.mean, digits) for row in rows]
     columns["95% interval"] = [_interval(row.interval, digits) for row in rows]
-    for name in dict.fromkeys(name for row in rows for name in row.by_bin):
+    for name in _bins_in_order(rows, report):
         counts = {row.by_bin[name].num_objects if name in row.by_bin else 0 for row in rows}
-        heading = f"{name} (n={counts.pop()})" if len(counts) == 1 else f"{name} (n)"
-        columns[heading] = [_bin(row, name, digits, has_count=bool(counts)) for row in rows]
+        has_one_count = len(counts) == 1
+        heading = f"{name} (n={min(counts)})" if has_one_count else f"{name} (n)"
+        columns[heading] = [_bin(row, name, digits, has_count=not has_one_count) for row in rows]
     columns["median"] = [_fixed(row.median, digits) for row in rows]
     if is_agreement:
         columns["lowest 1%"] = [_fixed(row.percentile_1, digits) for row in rows]
@@ -189,6 +194,28 @@ def _difference_table(rows: Sequence[Difference], baseline: str) -> NamedTable:
         columns["pairs"] = [row.num_pairs for row in rows]
         columns["unpaired"] = [row.num_unpaired for row in rows]
     return _of_columns(f"Differences to {baseline}", columns, note)
+
+
+def _in_order(rows: list[_Row], report: Report) -> list[_Row]:
+    """Sort by protocol and model, both in the order of the report, then by the number of prompts."""
+    protocols = [str(protocol["name"]) for protocol in report.protocols]
+    models = [str(model["name"]) for model in report.models]
+
+    def place(row: _Row) -> tuple[int, int, int]:
+        known = [
+            names.index(name) if name in names else len(names)
+            for names, name in ((protocols, row.protocol), (models, row.model))
+        ]
+        return known[0], known[1], row.step
+
+    return sorted(rows, key=place)
+
+
+def _bins_in_order(rows: Sequence[Summary], report: Report) -> list[str]:
+    """Name the area bins that have objects, in the protocols' order."""
+    known = [area_bin["name"] for protocol in report.protocols for area_bin in protocol.get("area_bins", ())]
+    found = [name for row in rows for name in row.by_bin]
+    return [name for name in dict.fromkeys([*known, *found]) if name in found]
 
 
 def _key_columns(rows: Sequence[Summary] | Sequence[Difference]) -> _Columns:
@@ -233,7 +260,11 @@ def _settings(config: Mapping[str, Any], *left_out: str) -> str:
 
 
 def _fixed(value: float, digits: int) -> str:
-    return "-" if value != value else f"{value:.{digits}f}"
+    """Write a number; what is not quite 1 is not written as 1."""
+    if value != value:
+        return "-"
+    text = f"{value:.{digits}f}"
+    return f"{1 - 10**-digits:.{digits}f}+" if value < 1 and float(text) == 1 else text
 
 
 def _signed(*values: float) -> list[str]:
