@@ -227,6 +227,14 @@ def test_embeddings_are_kept_for_other_runs(dataset, model, tmp_path, monkeypatc
     assert not measured(dataset, model, tmp_path / "two", embeddings=tmp_path / "kept").failures()
 
 
+def test_objects_of_missing_pictures_are_counted(dataset, model):
+    problems = [
+        Problem("missing picture", f"picture {name}", "no file", num_objects=num) for name, num in (("x", 3), ("y", 4))
+    ]
+    made = measured(dataclasses.replace(dataset, problems=tuple(problems)), model)
+    assert counts(made)["objects of pictures that are missing or unusable"] == 7
+
+
 def test_facts_of_a_dataset_say_which_pictures(dataset):
     assert dataset_facts(dataset.some(2)) == {
         "name": "instances.json",

@@ -116,8 +116,9 @@ def _find_pictures(
             problem = reason.to_problem(where)
             if picture_id is not None and picture_id not in usable:
                 left_out_ids.add(picture_id)
-                lost = f"{problem.message}; its {num_annotations[picture_id]} annotations are left out with it"
-                problem = replace(problem, message=lost)
+                num_lost = num_annotations[picture_id]
+                lost = f"{problem.message}; its {num_lost} annotations are left out with it"
+                problem = replace(problem, message=lost, num_objects=num_lost)
             problems.append(problem)
     return _FoundPictures(list(usable.values()), left_out_ids)
 

@@ -22,12 +22,14 @@ class Problem:
         where: what it was about: "annotation 17 of picture 139".
         message: what came, what was expected, what to do.
         is_left_out: whether the item is missing from the dataset; else it is there, mended or as it came.
+        num_objects: annotations that are lost with it, as with a picture that is missing.
     """
 
     kind: str
     where: str
     message: str
     is_left_out: bool = True
+    num_objects: int = 0
 
 
 @dataclass(frozen=True)

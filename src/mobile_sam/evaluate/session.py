@@ -150,6 +150,9 @@ class Session:
         lost = sum(len(picture.instances) for picture in self.dataset.pictures if picture.id in failures)
         if lost:
             counts["objects of failed pictures"] = lost
+        num_missing = sum(problem.num_objects for problem in self.dataset.problems)
+        if num_missing:
+            counts["objects of pictures that are missing or unusable"] = num_missing
         notes = list(results.pop("notes", ()))
         if self._num_before:
             notes.append(f"{self._num_before} pictures were measured by an earlier run that this one continued.")
