@@ -45,6 +45,14 @@ _MaskKind = Annotated[
     str, typer.Option(help="auto, binary (one object) or labels (each value an object, 255 is void).")
 ]
 _ModelNames = Annotated[list[str] | None, typer.Option("--model", "-m", help=_MODEL_HELP)]
+_Protocols = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--protocol",
+        "-p",
+        help="A protocol or a group, repeatable; `evaluate protocols` lists them. [default: default]",
+    ),
+]
 _Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a choice of the protocols, as in seed=1 or mask_rule=oracle. Repeatable."),
@@ -72,14 +80,7 @@ def prompts(
     masks: _Masks = None,
     mask_kind: _MaskKind = "auto",
     model: _ModelNames = None,
-    protocol: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--protocol",
-            "-p",
-            help="A protocol or a group, repeatable; `evaluate protocols` lists them. [default: default]",
-        ),
-    ] = None,
+    protocol: _Protocols = None,
     set_: _Set = None,
     first: _First = None,
     sample: _Sample = None,
@@ -122,14 +123,7 @@ def agreement(
     pairing: Annotated[
         str, typer.Option(help="How these find their prompts: id (they carry prompt_id), or overlap (the best fit).")
     ] = "id",
-    protocol: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--protocol",
-            "-p",
-            help="A protocol or a group, repeatable; `evaluate protocols` lists them. [default: default]",
-        ),
-    ] = None,
+    protocol: _Protocols = None,
     set_: _Set = None,
     write_prompts: Annotated[
         Path | None, typer.Option(help="Only write the prompts here (JSON), for another tool to answer.")
