@@ -28,6 +28,7 @@ of their black, and no yellow, which white ground swallows."""
 _MARKERS = "osD^vP*"
 _INK = "#010203"  # in the SVG it becomes the colour of the page's text
 _GREY = "#808080"
+_FEW_OBJECTS = 100
 _MAX_POINTS = 400  # of a line
 _MAX_DOTS = 5_000  # of a scatter; beyond, hexagons are counted
 _STYLE: dict[str, Any] = {
@@ -253,7 +254,10 @@ def calibration(table: MeasurementTable, protocol: str, step: int) -> Plot | Non
             predicted = [float(of_model.predicted_iou[tenth].mean()) for tenth in tenths]
             actual = [float(of_model.iou[tenth].mean()) for tenth in tenths]
             highest = max(highest, *predicted)
-            (line,) = plot.axes.plot(predicted, actual, marker=_marker(index), markersize=4, color=_colour(index))
+            style = "-" if len(of_model) >= _FEW_OBJECTS else ""  # between means of a few, a line is but noise
+            (line,) = plot.axes.plot(
+                predicted, actual, style, marker=_marker(index), markersize=4, color=_colour(index)
+            )
             bias = float((of_model.predicted_iou - of_model.iou).mean())
             lines.append((line, f"{model} (n={len(of_model)}), bias {bias:+.3f}"))
         plot.axes.plot((0, highest), (0, highest), color=_GREY, linewidth=0.8)
