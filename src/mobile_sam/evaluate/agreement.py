@@ -130,18 +130,17 @@ class AgreementTask(MaskTask):
         for model in self.others:
             answers = ask(model, embeddings[model.name], prompts, tokens, stopwatch)
             for row, question in enumerate(questions):
-                if given is not None:
-                    reference = given.choose(row, rule).mask
-                    token = given.predicted_best(row, tokens)
-                    answer = answers.token(row, token) if rule != protocol.mask_rule else answers.choose(row, rule)
+                if protocol.mask_rule == "as-reference" and given is not None:
+                    answer = answers.token(row, given.predicted_best(row, tokens))
                 else:
                     answer = answers.choose(row, rule)
-                    found = self._mask_of_file(picture, question, answer)
-                    if found is None or found.shape != answer.mask.shape:
-                        if model is self.others[0]:  # each prompt is counted once
-                            left_out["no mask in the file" if found is None else "mask of another size"] += 1
-                        continue
-                    reference = found
+                reference = (
+                    self._mask_of_file(picture, question, answer) if given is None else given.choose(row, rule).mask
+                )
+                if reference is None or reference.shape != answer.mask.shape:
+                    if model is self.others[0]:  # each prompt is counted once
+                        left_out["no mask in the file" if reference is None else "mask of another size"] += 1
+                    continue
                 with stopwatch.stage("compare"):
                     measurement = _measure(protocol, picture, question, model.name, answer, reference)
                 if measurement.iou == 1 and not measurement.area_px and model is self.others[0]:

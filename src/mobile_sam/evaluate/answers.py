@@ -26,15 +26,15 @@ class Answer:
 
     Attributes:
         mask: (H, W) bool, of the picture's size.
-        mask_token: which of the decoder's four masks it is; -1 if it came from a file.
-        predicted_iou: what the model says of it; NaN if it says nothing.
-        low_res_logits: (256, 256) float32; None if the mask came from a file.
+        mask_token: which of the decoder's four masks it is.
+        predicted_iou: what the model says of it.
+        low_res_logits: (256, 256) float32.
     """
 
     mask: NDArray[np.bool_]
     mask_token: int
     predicted_iou: float
-    low_res_logits: NDArray[np.float32] | None = None
+    low_res_logits: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mobile_sam.data.records import Problem
+from mobile_sam.evaluate.protocols import Config
 
 START_STAGES = ("start", "import", "make engine")
 ALL_PICTURES = "all pictures"
@@ -20,7 +21,7 @@ Seconds = dict[tuple[str, str, str], list[float]]
 
 
 @dataclass(frozen=True)
-class LatencyProtocol:
+class LatencyProtocol(Config):
     """What is measured, and how often.
 
     start: from the making of a process to a model that is ready to encode (files in the disk's cache already); import
@@ -66,10 +67,6 @@ class LatencyProtocol:
             raise ValueError(f"protocol {self.name!r}: num_masks must be 3 or 1, got {self.num_masks!r}")
         if not 0 <= self.pause_s < 60:
             raise ValueError(f"protocol {self.name!r}: pause_s must be 0 to 60 seconds, got {self.pause_s!r}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as a plain mapping."""
-        return asdict(self)
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ class Measurement:
         step: number of prompts given so far: 1 for the first box or click, 2 after the first further click, ...
         iou: intersection over union, 0 to 1; an empty mask has 0.
         predicted_iou: what the model said of the mask; NaN where it said nothing.
-        mask_token: which of the decoder's four masks was taken; -1 where the mask came from a file.
+        mask_token: which of the decoder's four masks was taken.
         area_px: what the object is put into an area bin by.
         area_bin: name of that bin, such as "small".
         category: name of the object's category, or "".

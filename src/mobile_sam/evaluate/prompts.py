@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.core.embedding import Embedding
-from mobile_sam.core.masks import masks_to_boxes
 from mobile_sam.core.prompts import Prompt
+from mobile_sam.data.annotations import tight_box
 from mobile_sam.data.clicks import (
     centre_pixel,
     next_click,
@@ -44,16 +43,10 @@ class Target:
     instance: Instance
     truth: NDArray[np.bool_]
 
-    @cached_property
-    def tight_box_xyxy(self) -> tuple[float, float, float, float]:
-        """Box around the mask, to the far edges of its pixels."""
-        ((x1, y1, x2, y2),) = masks_to_boxes(self.truth[None]).tolist()
-        return x1, y1, x2 + 1.0, y2 + 1.0
-
     def box_xyxy(self, box_from: str) -> tuple[float, float, float, float]:
         """Return the annotated box, cut to the picture, or the tight one, also where nothing is left of the other."""
         cut_xyxy = cut_to_picture(self.instance.box_xyxy, self.truth.shape) if box_from == "annotation" else None
-        return cut_xyxy or self.tight_box_xyxy
+        return cut_xyxy or tight_box(self.truth)
 
     def area_px(self, area_from: str) -> float:
         """Return the annotated area, or the mask's number of pixels."""

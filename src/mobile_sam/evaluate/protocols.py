@@ -16,12 +16,12 @@ NEXT_CLICKS = ("largest-error", "farthest-error", "random-error", "random-object
 """largest-error: the middle of the largest region of error. farthest-error: the error pixel farthest from the edge of
 its region. random-error: any error pixel. random-object: any pixel of the object."""
 
-MASK_RULES = ("single", "best", "best-of-four", "oracle")
-"""single: the token for unambiguous prompts. best: of the three others, the one that the model predicts to be best.
-best-of-four: the same over all four. oracle: of the three, the one that is best."""
-
 TOKENS_OF_RULE = {"single": (0,), "best": (1, 2, 3), "best-of-four": (0, 1, 2, 3), "oracle": (1, 2, 3)}
 """The decoder's masks that each rule chooses from."""
+
+MASK_RULES = tuple(TOKENS_OF_RULE)
+"""single: the token for unambiguous prompts. best: of the three others, the one that the model predicts to be best.
+best-of-four: the same over all four. oracle: of the three, the one that is best."""
 
 PROMPT_SOURCES = ("grid", "random", "pair", "box", "centre", "given")
 """grid, random: single foreground points. pair: a foreground and a background point at some distance. box, centre: of
@@ -64,7 +64,16 @@ def bin_of(area_px: float, bins: tuple[AreaBin, ...]) -> str:
 
 
 @dataclass(frozen=True)
-class PromptsProtocol:
+class Config:
+    """What all protocols can do."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields as a plain mapping."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PromptsProtocol(Config):
     """Masks against ground truth, for prompts made from it.
 
     Attributes:
@@ -124,13 +133,9 @@ class PromptsProtocol:
         box_from = self.box_from if self.first_prompt == "box" else None
         return (self.first_prompt, box_from, self.crowd, self.seed if self.first_prompt == "random" else None)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as a plain mapping."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class AgreementProtocol:
+class AgreementProtocol(Config):
     """Masks of two models for the same prompts against each other.
 
     Attributes:
@@ -183,13 +188,9 @@ class AgreementProtocol:
             parts.append(f"seed{self.seed}")
         return "-".join(map(str, parts))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as a plain mapping."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class BoxesProtocol:
+class BoxesProtocol(Config):
     """COCO AP of the masks that detected boxes give.
 
     Attributes:
@@ -216,10 +217,6 @@ class BoxesProtocol:
         check_choice(self.name, "score", self.score, BOX_SCORES)
         check_whole_number(self.name, "num_refinements", self.num_refinements, 0)
         check_whole_number(self.name, "max_detections", self.max_detections, 1)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all fields as a plain mapping."""
-        return asdict(self)
 
 
 AnyProtocol = TypeVar("AnyProtocol", PromptsProtocol, AgreementProtocol, BoxesProtocol)

@@ -159,7 +159,7 @@ def run_pictures(
     store: EmbeddingStore | None = None,
     stopwatch: Stopwatch | None = None,
     progress: Progress | None = None,
-) -> None:
+) -> int:
     """Measure the pictures that the journal lacks; it then has an entry for each, "failed" with a reason for some.
 
     The next picture is read while one is worked on. Whatever goes wrong with a picture costs that picture.
@@ -171,10 +171,14 @@ def run_pictures(
         store: embeddings on disk.
         stopwatch: takes the seconds of each stage.
         progress: told after each picture.
+
+    Returns:
+        How many pictures the journal had before.
     """
     stopwatch = stopwatch or Stopwatch()
-    missing = [picture for picture in pictures if not is_measured(picture, journal)]
-    num_done, num_failed = len(pictures) - len(missing), 0
+    missing = [picture for picture in pictures if not _is_measured(picture, journal)]
+    num_before = num_done = len(pictures) - len(missing)
+    num_failed = 0
     if progress:
         progress(num_done, num_failed, len(pictures))
     for picture, opened in _read_ahead(missing, stopwatch):
@@ -195,9 +199,10 @@ def run_pictures(
         num_done += 1
         if progress:
             progress(num_done, num_failed, len(pictures))
+    return num_before
 
 
-def is_measured(picture: Picture, journal: Journal) -> bool:
+def _is_measured(picture: Picture, journal: Journal) -> bool:
     """Tell whether a journal has the measurements of a picture, of a file as long as it is now."""
     if not journal.is_done(picture.id):
         return False
@@ -212,17 +217,19 @@ def _read_ahead(
 ) -> Iterator[tuple[Picture, OpenedPicture | Exception]]:
     """Read each picture while the one before is worked on; what could not be read is given as the error it raised."""
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(open_picture, pictures[0]) if pictures else None
+        coming = [reader.submit(_try_to_open, picture) for picture in pictures[:1]]
         for index, picture in enumerate(pictures):
-            assert coming is not None
             with stopwatch.stage("read (waiting)"):
-                error = coming.exception()
-            opened = coming.result() if error is None else error
-            if index + 1 < len(pictures):
-                coming = reader.submit(open_picture, pictures[index + 1])
-            if isinstance(opened, BaseException) and not isinstance(opened, Exception):
-                raise opened
+                opened = coming.pop().result()
+            coming += [reader.submit(_try_to_open, following) for following in pictures[index + 1 : index + 2]]
             yield picture, opened
+
+
+def _try_to_open(picture: Picture) -> OpenedPicture | Exception:
+    try:
+        return open_picture(picture)
+    except Exception as error:  # noqa: BLE001 - one picture of many
+        return error
 
 
 def _reason(error: Exception) -> str:

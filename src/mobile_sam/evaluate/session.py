@@ -17,7 +17,7 @@ from mobile_sam.evaluate.journal import Journal
 from mobile_sam.evaluate.machine import MachineWatch, machine_facts
 from mobile_sam.evaluate.models import Model
 from mobile_sam.evaluate.report.content import Report
-from mobile_sam.evaluate.run import NOTED, Progress, Task, is_measured, run_pictures
+from mobile_sam.evaluate.run import NOTED, Progress, Task, run_pictures
 from mobile_sam.evaluate.run_folder import JOURNAL, check_run_folder
 from mobile_sam.evaluate.stopwatch import Stopwatch
 
@@ -103,8 +103,7 @@ class Session:
         with tempfile.TemporaryDirectory() as passing:
             path = (self.options.folder or Path(passing)) / JOURNAL
             with Journal(path, self.description(), restarts=self.options.restarts) as journal:
-                self._num_before = sum(is_measured(picture, journal) for picture in self.dataset.pictures)
-                run_pictures(
+                self._num_before = run_pictures(
                     self.dataset.pictures,
                     task,
                     journal,
