@@ -190,7 +190,9 @@ def test_a_journal_ends_with_its_block_even_if_the_block_fails(path):
 def test_two_runs_at_once_in_one_folder_are_refused(path):
     with Journal(path, RUN) as journal:
         journal.append("1", {"rows": []})
-        with pytest.raises(ValueError, match="another process is running in"):
-            Journal(path, RUN)
+        for restarts in (False, True):
+            with pytest.raises(ValueError, match="another process is running in"):
+                Journal(path, RUN, restarts=restarts)
+        journal.append("2", {"rows": []})
     with Journal(path, RUN) as journal:
-        assert list(journal.entries) == ["1"]
+        assert list(journal.entries) == ["1", "2"]

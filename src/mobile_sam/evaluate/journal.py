@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mobile_sam.core.files import atomic_path
 
@@ -36,12 +36,15 @@ class Journal:
         self.entries: dict[str, dict[str, Any]] = {}
         described = json.loads(json.dumps(run))  # as it will come back: tuples are lists
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            with open(path, "ab") as earlier:
+                _lock(earlier, path)  # before it is replaced or read
         if restarts or not path.exists():
             with atomic_path(path) as partial:  # so that there is no journal without a whole first line
                 partial.write_bytes(_line({"format": FORMAT, "run": described}))
         whole_bytes = self._read(described)
         self._file = open(path, "ab")  # noqa: SIM115 - closed by close()
-        self._lock()
+        _lock(self._file, path)
         self._file.truncate(whole_bytes)
 
     def __enter__(self) -> Journal:
@@ -63,18 +66,6 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def _lock(self) -> None:
-        """Keep other processes from writing the same journal; the lock ends with this process. Not on Windows."""
-        try:
-            import fcntl
-        except ModuleNotFoundError:
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise ValueError(f"another process is running in {self.path.parent}; name another folder") from error
 
     def _read(self, run: Mapping[str, Any]) -> int:
         """Read the entries and return the number of bytes up to the end of the last whole line."""
@@ -102,6 +93,23 @@ class Journal:
                 f"{os.fspath(self.path.parent)} holds another run: {told}; name another folder, "
                 "or begin anew (--restart)"
             )
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Keep other processes from writing the journal at `path` until the file is closed. Not on Windows.
+
+    Raises:
+        ValueError: another process has locked it; the file is closed.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise ValueError(f"another process is running in {path.parent}; name another folder") from error
 
 
 def _line(content: Mapping[str, Any]) -> bytes:
