@@ -27,7 +27,10 @@ LAYERS = [
     {"modeling", "utils"},
     {"build_sam"},
     {"engines"},
-    {"predictor", "results", "one_call"},
+    {"predictor"},
+    {"everything"},
+    {"automatic_mask_generator"},
+    {"results", "one_call"},
     {"evaluate", "export"},
     {"cli"},
 ]

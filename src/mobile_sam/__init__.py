@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mobile_sam._version import __version__
 
 if TYPE_CHECKING:
+    from mobile_sam.automatic_mask_generator import SamAutomaticMaskGenerator
     from mobile_sam.build_sam import (
         build_sam,
         build_sam_vit_b,
@@ -35,6 +36,7 @@ _HOMES = {
     "Prediction": "mobile_sam.core.predictions",
     "Prompt": "mobile_sam.core.prompts",
     "Results": "mobile_sam.results",
+    "SamAutomaticMaskGenerator": "mobile_sam.automatic_mask_generator",
     "SamPredictor": "mobile_sam.predictor",
     "build_sam": "mobile_sam.build_sam",
     "build_sam_vit_b": "mobile_sam.build_sam",
@@ -51,6 +53,7 @@ __all__ = [
     "Prediction",
     "Prompt",
     "Results",
+    "SamAutomaticMaskGenerator",
     "SamPredictor",
     "__version__",
     "build_sam",

@@ -13,7 +13,7 @@ from PIL import Image
 
 import mobile_sam.evaluate.models
 from mobile_sam.core.masks import encode_rle
-from mobile_sam.evaluate.presets import AGREEMENT_PROTOCOLS, PROMPTS_PROTOCOLS
+from mobile_sam.evaluate.presets import AGREEMENT_PROTOCOLS, EVERYTHING_PROTOCOLS, PROMPTS_PROTOCOLS
 
 SIDE = 256
 RUN = "from mobile_sam.cli.main import run; run()"
@@ -142,6 +142,22 @@ def test_boxes_gives_coco_ap(evaluate, discs, tmp_path):
     assert [problem["kind"] for problem in report["problems"]] == ["detections of an unknown picture"]
 
 
+def test_everything_prints_recall_and_what_fast_is_beside_exact(evaluate, discs, tmp_path):
+    settings = [f"--set={word}" for word in ("points_per_side=16", "pred_iou_thresh=0.5", "stability_score_thresh=0")]
+    ended = evaluate("everything", discs, "--mode", "exact", "-p", "fast", *settings, "-o", tmp_path / "out")
+    assert ended.exit_code == 0
+    report = report_in(tmp_path / "out")
+    exact, fast = report["details"]["runs"]
+    assert (exact["num_objects"], exact["num_pictures"], exact["points_mean"]) == (2, 2, 256)
+    assert fast["protocol"].startswith("fast points_per_side=16 ")
+    assert report["details"]["differences"][0]["num_baseline_masks"] == 2 * exact["masks_mean"]
+    assert 0 < exact["recall"]["AR@1000"]["mean"] <= 1
+    assert f"{exact['recall']['AR@1000']['mean']:.3f}" in ended.out
+    with (tmp_path / "out" / "measurements.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2 * 2
+    assert "Average recall of annotated objects" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_latency_prints_every_stage(cli, examples, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ended = cli("evaluate", "latency", examples / "chelsea.png", "--rounds", 1, "--starts", 1, "--prompts", 2)
@@ -154,7 +170,9 @@ def test_latency_prints_every_stage(cli, examples, tmp_path, monkeypatch):
 def test_protocols_lists_them_all_with_their_sources(evaluate):
     ended = evaluate("protocols")
     assert ended.exit_code == 0
-    for protocol in [*PROMPTS_PROTOCOLS.values(), *AGREEMENT_PROTOCOLS.values()]:
+    for protocol in [
+        *PROMPTS_PROTOCOLS.values(), *AGREEMENT_PROTOCOLS.values(), *EVERYTHING_PROTOCOLS.values(),
+    ]:  # fmt: skip
         assert f"  {protocol.name} " in ended.out
         assert protocol.source in ended.out
 
@@ -257,7 +275,15 @@ def test_ctrl_c_says_that_nothing_is_lost(examples, tmp_path, more, told):
         (["boxes", "LVIS", "--detections", "lvis_boxes.json"], "COCO AP would count what is right but not annotated"),
         (["boxes", "DISCS", "--detections", "none.json"], "none.json"),
         (["boxes", "DISCS", "--detections", "other.json"], "do the image ids belong together"),
+        (["everything", "DISCS", "--mode", "quick"], "unknown protocol 'quick'; expected one of default, exact, fast"),
+        (
+            ["everything", "DISCS", "--set", "points=1"],
+            "expected NAME=VALUE with one of the names mode, points_per_side",
+        ),
+        (["everything", "DISCS", "--set", "points_per_side=0"], "points_per_side must be a whole number, 1 to 1024"),
+        (["everything", "BARE"], "bare.json has no object to measure"),
         (["latency", "text.json"], "text.json"),
+        (["latency", "text.json", "--everything", "quick"], "everything must be modes of exact, fast"),
     ],
 )
 def test_a_mistake_ends_in_one_clear_line(evaluate, discs, tmp_path, arguments, words):
@@ -268,10 +294,11 @@ def test_a_mistake_ends_in_one_clear_line(evaluate, discs, tmp_path, arguments, 
     content = json.loads(discs.read_text())
     content["images"] = [{**image, "neg_category_ids": []} for image in content["images"]]
     (discs.parent / "lvis.json").write_text(json.dumps(content))
+    (discs.parent / "bare.json").write_text(json.dumps({**content, "annotations": []}))
     (work / "lvis_boxes.json").write_text('[{"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 1}]')
     (work / "other.json").write_text('[{"image_id": 9, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 1}]')
     before = {path: path.is_file() and path.read_bytes() for path in work.rglob("*")}
-    places = {"DISCS": str(discs), "LVIS": str(discs.parent / "lvis.json")}
+    places = {"DISCS": str(discs), "LVIS": str(discs.parent / "lvis.json"), "BARE": str(discs.parent / "bare.json")}
     ended = evaluate(*(places.get(argument, argument) for argument in arguments))
     assert ended.exit_code == 2
     assert ended.out == ""

@@ -1,12 +1,14 @@
 """Masks and prompts drawn on the picture."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from mobile_sam.core.draw import colour, cutout, draw_overlay, draw_prompts
+from mobile_sam.core.masks import encode_rle
 
 GREY = np.full((120, 160, 3), 100, np.uint8)
 
@@ -61,6 +63,22 @@ def test_a_small_mask_inside_a_large_one_stays_visible_in_either_order():
 def test_masks_may_come_one_by_one():
     masks = np.stack([square_mask(), square_mask(top=0, left=0, side=20)])
     assert_array_equal(draw_overlay(GREY, (mask for mask in masks)), draw_overlay(GREY, masks))
+
+
+def test_masks_may_be_run_length_codes():
+    masks = np.stack([square_mask(), square_mask(top=0, left=0, side=20), np.zeros((120, 160), bool)])
+    mixed = [encode_rle(masks[0]), masks[1], encode_rle(masks[2])]
+    assert_array_equal(draw_overlay(GREY, iter(mixed)), draw_overlay(GREY, masks))
+
+
+def test_an_overlay_of_large_masks_takes_a_fraction_of_their_memory():
+    image = np.zeros((1000, 1000, 3), np.uint8)
+    whole = encode_rle(np.ones((1000, 1000), bool))
+    tracemalloc.start()
+    draw_overlay(image, (whole for _ in range(40)))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 20_000_000  # the stack would be 40,000,000, and a bit for each pixel is 5,000,000
 
 
 def test_no_masks_and_empty_masks_leave_the_picture():
@@ -131,6 +149,8 @@ def test_a_cutout_keeps_the_object_and_gives_nothing_else_away():
         ({"masks": square_mask()}, r"use masks\[None\]"),
         ({"masks": [square_mask((120, 161))]}, r"must be of the picture's size \(120, 160\)"),
         ({"masks": [square_mask().astype(np.uint8)]}, "mask must be bool"),
+        ({"masks": encode_rle(square_mask())}, r"use \[rle\] for a single mask"),
+        ({"masks": [encode_rle(square_mask((160, 120)))]}, r"rle must be of the picture's size \(120, 160\)"),
         ({"masks": [], "opacity": 1.5}, "opacity"),
         ({"masks": [], "points_xy": [[1, 2, 3]]}, r"points_xy must be finite and \(N, 2\)"),
         ({"masks": [], "points_xy": [[1, np.nan]]}, "points_xy must be finite"),

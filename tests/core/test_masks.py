@@ -16,6 +16,7 @@ from mobile_sam.core.masks import (
     mask_areas,
     mask_iou,
     mask_to_polygons,
+    mask_window,
     masks_to_boxes,
     rle_area,
     stability_score,
@@ -116,6 +117,62 @@ def test_an_empty_mask_has_no_polygons():
 
 
 @given(one_mask)
+def test_no_tolerance_is_the_default(mask):
+    for ours, exact in zip(mask_to_polygons(mask), mask_to_polygons(mask, tolerance_px=0), strict=True):
+        assert_array_equal(ours, exact)
+
+
+@given(one_mask, st.sampled_from([0.5, 1.0, 3.0, 1e9, 1e300]))
+def test_simplified_polygons_have_some_of_the_corners_and_at_least_three(mask, tolerance_px):
+    simplified = mask_to_polygons(mask, tolerance_px=tolerance_px)
+    for few, all_corners in zip(simplified, mask_to_polygons(mask), strict=True):
+        assert 3 <= len(few) <= len(all_corners)
+        assert few.dtype == np.float32
+        assert {tuple(corner) for corner in few.tolist()} <= {tuple(corner) for corner in all_corners.tolist()}
+
+
+def test_a_round_outline_is_simplified_within_the_tolerance():
+    y, x = np.mgrid[:301, :301]
+    (exact,) = mask_to_polygons(np.hypot(x - 150, y - 150) <= 120)
+    (simple,) = mask_to_polygons(np.hypot(x - 150, y - 150) <= 120, tolerance_px=2)
+    assert len(simple) < len(exact) / 5
+    starts, sides = simple, np.roll(simple, -1, axis=0) - simple  # (L, 2) each
+    offsets = exact[:, None] - starts  # (K, L, 2)
+    along = np.clip((offsets * sides).sum(axis=2) / (sides**2).sum(axis=1), 0, 1)  # (K, L)
+    distances_px = np.linalg.norm(offsets - along[..., None] * sides, axis=2).min(axis=1)  # (K,)
+    assert distances_px.max() <= 2.001
+
+
+def test_an_outline_that_would_collapse_is_kept():
+    mask = rectangle((30, 30), (5, 5, 20, 6))
+    assert_array_equal(mask_to_polygons(mask, tolerance_px=5)[0], mask_to_polygons(mask)[0])
+
+
+@pytest.mark.parametrize("tolerance_px", [-1, np.nan, np.inf])
+def test_a_tolerance_that_is_none_is_refused(tolerance_px):
+    with pytest.raises(ValueError, match="tolerance_px must be finite and not negative"):
+        mask_to_polygons(np.ones((3, 3), bool), tolerance_px=tolerance_px)
+
+
+@given(one_mask, st.integers(0, 3))
+def test_a_window_is_the_box_and_its_margin_as_far_as_the_picture_goes(mask, margin_px):
+    (x, y), window = mask_window(mask, margin_px=margin_px)
+    if not mask.any():
+        assert (x, y) == (0, 0)
+        assert window.shape == (0, 0)
+        return
+    ((x1, y1, x2, y2),) = masks_to_boxes(mask[None])
+    assert (x, y) == (max(x1 - margin_px, 0), max(y1 - margin_px, 0))
+    assert_array_equal(window, mask[y : y2 + 1 + margin_px, x : x2 + 1 + margin_px])
+    assert np.shares_memory(window, mask)
+
+
+def test_a_window_has_no_negative_margin():
+    with pytest.raises(ValueError, match="margin_px"):
+        mask_window(np.ones((3, 3), bool), margin_px=-1)
+
+
+@given(one_mask)
 def test_run_lengths_give_the_mask_and_its_area_back(mask):
     rle = json.loads(json.dumps(encode_rle(mask)))
     assert_array_equal(decode_rle(rle), mask)
@@ -173,7 +230,7 @@ def test_what_is_no_stack_of_masks_is_refused(function, masks):
         function(masks)
 
 
-@pytest.mark.parametrize("function", [encode_rle, mask_to_polygons])
+@pytest.mark.parametrize("function", [encode_rle, mask_to_polygons, mask_window])
 @pytest.mark.parametrize("mask", [np.zeros((1, 3, 3), bool), np.zeros((3, 3), np.uint8)])
 def test_what_is_no_mask_is_refused(function, mask):
     with pytest.raises(ValueError, match="mask must be"):

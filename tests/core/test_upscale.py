@@ -5,13 +5,20 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from mobile_sam.core import upscale
+from mobile_sam.core import upscale, upscale_window
 from mobile_sam.core.geometry import LongSideResize
-from mobile_sam.core.masks import mask_iou, mask_to_logits, upscale_logits, upscale_to_mask
+from mobile_sam.core.masks import (
+    mask_iou,
+    mask_to_logits,
+    masks_to_boxes,
+    stability_score,
+    upscale_logits,
+    upscale_to_mask,
+)
 
 SIZES_HW = [(1, 1), (480, 640), (1365, 2048), (333, 50), (1, 3000), (3000, 1), (1025, 1024), (50, 2000)]
 
@@ -56,9 +63,10 @@ def test_logits_agree_with_torch(image_hw):
     assert_allclose(upscale_logits(low_res, input_hw, image_hw), expected, atol=5e-3)
 
 
-@pytest.fixture
-def always_in_bands(monkeypatch):
+@pytest.fixture(params=["in bands", "at once"])
+def always_in_windows(monkeypatch, request):
     monkeypatch.setattr(upscale, "_DIRECT_PX", 0)
+    monkeypatch.setattr(upscale_window, "_DIRECT_PX", 0 if request.param == "in bands" else 1 << 40)
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -68,7 +76,7 @@ def always_in_bands(monkeypatch):
     st.floats(-8, 8),
     st.sampled_from([(1024, 256), (512, 128), (256, 256), (100, 30)]),
 )
-def test_the_mask_in_bands_is_the_direct_one_up_to_rounding(always_in_bands, image_hw, seed, threshold, sides):
+def test_the_mask_in_windows_is_the_direct_one_up_to_rounding(always_in_windows, image_hw, seed, threshold, sides):
     side, low_res_side = sides
     low_res = smooth_logits(seed, side=low_res_side)
     input_hw = LongSideResize(image_hw, side).input_hw
@@ -78,12 +86,34 @@ def test_the_mask_in_bands_is_the_direct_one_up_to_rounding(always_in_bands, ima
 
 
 @pytest.mark.parametrize("centre_yx", [(0, 0), (128, 128), (191, 255), (100, 255)])
-def test_a_small_object_is_found_wherever_it_lies(always_in_bands, centre_yx):
+def test_a_small_object_is_found_wherever_it_lies(always_in_windows, centre_yx):
     low_res = np.full((256, 256), -9, np.float32)
     low_res[centre_yx] = 9
     direct = upscale_logits(low_res, (768, 1024), (1200, 1600)) > 0
     assert direct.any()
     assert_array_equal(upscale_to_mask(low_res, (768, 1024), (1200, 1600)), direct)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.tuples(st.integers(1, 1500), st.integers(1, 1500)),
+    st.integers(0, 10_000),
+    st.sampled_from([3, 9, 40]),
+    st.sampled_from([0.0, 2.5, -4.0]),
+    st.sampled_from([0.0, 1.0]),
+)
+def test_a_window_has_the_box_and_the_stability_of_the_direct_mask(
+    always_in_windows, image_hw, seed, cells, threshold, offset
+):
+    low_res = smooth_logits(seed, cells)
+    input_hw = LongSideResize(image_hw).input_hw
+    direct = upscale_logits(low_res, input_hw, image_hw)
+    assume(np.abs(np.subtract.outer(direct, threshold + np.array([-offset, 0, offset]))).min() > 1e-5)
+    logits = upscale_window.window_above(low_res, threshold - offset)
+    window = upscale_window.upscale_window(logits, input_hw, image_hw, threshold, offset)
+    assert window.box_xyxy == tuple(masks_to_boxes(direct[None] > threshold)[0])
+    assert window.stability_score == stability_score(direct, threshold, offset)
+    assert np.count_nonzero(window.pixels) == np.count_nonzero(direct > threshold)
 
 
 @pytest.mark.parametrize("image_hw", [(1000, 6000), (5000, 1500)])

@@ -50,6 +50,8 @@ class ScriptedWorker:
             return {"import_s": 0.25, "make_engine_s": 0.5, "peak_mb": 10.0}
         if command == "facts":
             return {"name": self.model, "weights_sha256": "0"}
+        if command == "everything":
+            return {"seconds": 10.0 * count, "num_masks": 3, "peak_mb": 5000.0 + count}
         return {"seconds": float(count), "peak_mb": 100.0 * count + (command != "encode")}
 
     def seconds_since_start(self):
@@ -130,6 +132,27 @@ def test_memory_is_that_after_the_start_the_first_encoding_and_the_end(scripted,
     protocol = LatencyProtocol(num_starts=1, num_rounds=2, warmup_rounds=1, prompt_counts=(1,), pause_s=0)
     (row,) = measure_latency(protocol, [A], pictures[:1]).memory
     assert (row.after_start_mb, row.after_encode_mb, row.after_prompts_mb) == (10.0, 100.0, 301.0)
+
+
+def test_everything_is_segmented_in_rounds_of_its_own_with_models_taking_turns(scripted, pictures):
+    protocol = LatencyProtocol(
+        num_starts=0, num_rounds=1, warmup_rounds=1, prompt_counts=(), pause_s=0, everything=("exact", "fast"),
+        everything_rounds=2,
+    )  # fmt: skip
+    told = []
+    result = measure_latency(protocol, [A, B], pictures, lambda *numbers: told.append(numbers))
+    asked = [(model, fields["mode"]) for model, command, fields in scripted.log if command == "everything"]
+    assert asked == [
+        (model, mode) for models in ("abab", "baba") for model in models for mode in ("exact", "fast")
+    ]  # each round: both pictures
+    commands = [command for _, command, _ in scripted.log]
+    assert commands.index("everything") > len(commands) - 1 - commands[::-1].index("encode")
+    row = row_of(result, "a", "everything fast", "rocket.jpg")
+    assert row.rounds_s == (40.0, 80.0)  # the fourth and the eighth that the worker has done
+    assert [ratio.num for ratio in result.ratios if ratio.stage == "everything exact"] == [2] * 3  # and their mean
+    assert [memory.after_everything_mb for memory in result.memory] == [5008.0, 5008.0]
+    assert told[-1] == (len(told), 0, len(told))
+    assert len(told) == 2 * (1 + 2 * 2 + 2 * 2 + 1)  # models * (start, rounds, rounds of everything, facts)
 
 
 def test_progress_reaches_its_end(scripted, pictures):
@@ -236,6 +259,29 @@ def test_a_worker_runs_the_whole_path_and_times_it(disc_worker, pictures, monkey
         [([[1.0, 2.0]], [1]), ([[3.0, 4.0]], [1])],
         [(1, 300, 451), (1, 300, 451)],
     ]
+
+
+def test_a_worker_segments_everything_in_the_mode_that_was_asked(disc_worker, pictures, monkeypatch):
+    made = []
+
+    class Generator:
+        @classmethod
+        def from_config(cls, config, engine):
+            made.append((config.mode, engine.name))
+            return cls()
+
+        def generate(self, image):
+            made.append(image.shape)
+            return [{}, {}]
+
+    monkeypatch.setattr("mobile_sam.automatic_mask_generator.SamAutomaticMaskGenerator", Generator)
+    disc_worker.load({"name": "disc"}, 0)
+    answers = io.StringIO()
+    everything = {"command": "everything", "picture": str(pictures[0]), "mode": "fast"}
+    serve(disc_worker, requests(everything), answers)
+    answer = json.loads(answers.getvalue())
+    assert made == [("fast", "disc"), (300, 451, 3)]
+    assert (answer["num_masks"], set(answer)) == (2, {"seconds", "num_masks", "peak_mb"})
 
 
 @pytest.mark.parametrize(("num_threads", "expected"), [(0, []), (2, [2])])

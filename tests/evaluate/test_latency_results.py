@@ -45,6 +45,9 @@ def test_middle_spread_and_least_of_known_rounds(seconds, median, iqr, least):
         ({"prompt_counts": (1, 0)}, "prompt_counts must differ and be at least 1"),
         ({"prompt_counts": (4, 4)}, "prompt_counts must differ"),
         ({"num_masks": 2}, "num_masks must be 3 or 1, got 2"),
+        ({"everything": ("quick",)}, r"everything must be modes of exact, fast, each once, got \('quick',\)"),
+        ({"everything": ("fast", "fast")}, "everything must be modes"),
+        ({"everything_rounds": 0}, "everything_rounds must be a whole number from 1, got 0"),
         ({"pause_s": -0.1}, "pause_s must be 0 to 60 seconds"),
     ],
 )
@@ -64,6 +67,8 @@ def test_a_protocol_says_all_its_choices_in_json():
         "seed": 0,
         "num_masks": 3,
         "pause_s": 0.1,
+        "everything": [],
+        "everything_rounds": 3,
     }
 
 
@@ -154,6 +159,28 @@ def test_tables_give_starts_in_seconds_and_answers_in_milliseconds():
         ),
         ("Peak memory in MB", ["model", "after start", "after encode", "after prompts"], [["a", 100, 200, None]]),
     ]
+
+
+def test_everything_has_a_table_in_seconds_and_a_column_of_memory_where_it_is_wanted():
+    protocol = LatencyProtocol(prompt_counts=(), everything=("exact", "fast"))
+    assert protocol.stages[-2:] == protocol.everything_stages == ("everything exact", "everything fast")
+    rows = (
+        LatencyRow("a", "encode", "x", 0.25, 0, 0.25, 1),
+        LatencyRow("a", "everything exact", "x", 9.5, 1.5, 8.0, 3),
+        LatencyRow("a", "everything fast", "x", 2.5, 0.5, 2.0, 1),
+    )
+    memory = (MemoryRow("a", 100.0, 200.0, 300.0, 400.0),)
+    found = LatencyResult(protocol, ({"name": "a"},), 1, rows, (), memory, (), {})
+    of_answers, of_everything, of_memory = found.tables()
+    assert [row[0] for row in of_answers[2]] == ["encode"]
+    assert of_everything == (
+        "Everything in s (1 picture)",
+        ["stage", "model", "median", "IQR", "min", "n"],
+        [["everything exact", "a", 9.5, 1.5, 8.0, 3], ["everything fast", "a", 2.5, None, 2.0, 1]],
+    )
+    assert of_memory[1:] == (
+        ["model", "after start", "after encode", "after prompts", "after everything"], [["a", 100, 200, 300, 400]]
+    )  # fmt: skip
 
 
 def test_tables_of_several_models_have_a_column_of_ratios_that_names_the_first():

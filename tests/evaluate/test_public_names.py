@@ -14,8 +14,8 @@ def test_every_public_name_is_there(name):
 
 
 def test_names_that_do_not_exist_are_told_from_those_that_do():
-    with pytest.raises(AttributeError, match=r"no attribute 'evaluate_everything'; it has .*evaluate_prompts"):
-        _ = mobile_sam.evaluate.evaluate_everything
+    with pytest.raises(AttributeError, match=r"no attribute 'evaluate_nothing'; it has .*evaluate_prompts"):
+        _ = mobile_sam.evaluate.evaluate_nothing
 
 
 def test_the_worker_that_is_timed_loads_nothing_of_the_reports():

@@ -18,7 +18,7 @@ from mobile_sam.data.records import Instance, Picture
 from mobile_sam.evaluate import run, stopwatch
 from mobile_sam.evaluate.journal import Journal
 from mobile_sam.evaluate.models import Model, ModelSpec
-from mobile_sam.evaluate.run import embed, open_picture, run_pictures
+from mobile_sam.evaluate.run import PixelsTask, embed, open_picture, run_pictures
 from mobile_sam.evaluate.stopwatch import Stopwatch
 
 HEIGHT, WIDTH = 12, 16
@@ -40,6 +40,20 @@ class SeeingTask:
         if picture.id in self.errors:
             raise self.errors[picture.id]
         return {"rows": [picture.id, list(embeddings[self.models[0].name].image_hw)]}
+
+
+class SeeingPixelsTask(PixelsTask):
+    """The same for a task that takes pixels."""
+
+    def __init__(self, model, errors=None):
+        self.models = (model,)
+        self.errors = errors or {}
+
+    def entry_of_pixels(self, opened, stopwatch, left_out):
+        left_out["crowd mask"] += 1
+        if opened.picture.id in self.errors:
+            raise self.errors[opened.picture.id]
+        return {"red": int(opened.pixels[0, 0, 0])}
 
 
 @pytest.fixture
@@ -160,6 +174,19 @@ def test_a_picture_that_an_engine_cannot_encode_costs_only_itself(tmp_path, pict
         **dict.fromkeys("0134"),
         "2": "RuntimeError: CUDA out of memory",
     }
+
+
+def test_a_task_that_takes_pixels_gets_them_and_nothing_is_encoded(tmp_path, pictures, model, encoded):
+    pictures[3].path.unlink()
+    task, store = SeeingPixelsTask(model, {"1": RuntimeError("no")}), EmbeddingStore(tmp_path / "store")
+    entries = measure(tmp_path, pictures, task, store=store)
+    assert {name: entry.get("red") for name, entry in entries.items()} == {
+        "0": 0, "1": None, "2": 100, "3": None, "4": 200,
+    }  # fmt: skip
+    assert entries["1"] == {"failed": "RuntimeError: no", "left_out": {}}
+    assert entries["2"]["left_out"] == {"crowd mask": 1}
+    assert entries["2"]["file_bytes"] == pictures[2].path.stat().st_size
+    assert encoded == []
 
 
 def test_progress_counts_done_failed_and_all(tmp_path, pictures, model):

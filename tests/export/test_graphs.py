@@ -50,12 +50,14 @@ def test_decoder_traced_anew_computes_the_same(fresh_folder, cat_embedding, num_
         "mask_input": rng.normal(0, 5, (num_masks_given, 1, 256, 256)).astype(np.float32),
         "has_mask_input": np.array([1, 0, 1], np.float32)[:num_masks_given],
         "mask_tokens": np.array([3, 0]),
+        "min_iou": np.array(-np.inf, np.float32),
     }
     shipped, fresh = (session(folder, "decoder.onnx").run(None, feed) for folder in (bundled_folder(), fresh_folder))
     for ours, theirs in zip(fresh, shipped, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert shipped[0].shape == (3, 2, 256, 256)
     assert shipped[1].shape == (3, 2)
+    assert shipped[2].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -205,22 +205,73 @@ def boxes(
     _show(report, options)
 
 
+def everything(
+    source: _Source,
+    pictures: _Pictures = None,
+    masks: _Masks = None,
+    mask_kind: _MaskKind = "auto",
+    model: _ModelNames = None,
+    mode: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mode",
+            "--protocol",
+            "-p",
+            help="exact, fast or mobilesamv2; repeatable, the first is the baseline. [default: exact and fast]",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting of all modes, as in points_per_side=16. Repeatable."),
+    ] = None,
+    first: _First = None,
+    sample: _Sample = None,
+    sample_seed: _SampleSeed = 0,
+    out: _Out = None,
+    restart: _Restart = False,
+    threads: _Threads = 0,
+) -> None:
+    """Masks of everything against annotated masks: average recall, number of masks, seconds."""
+    from mobile_sam.data.sources import open_dataset
+    from mobile_sam.evaluate.everything_protocol import with_everything_settings
+    from mobile_sam.evaluate.presets import everything_protocols
+    from mobile_sam.evaluate.validate import evaluate_everything
+
+    chosen = [with_everything_settings(one, set_ or []) for one in everything_protocols(mode or ["default"])]
+    specs = _specs(model)
+    dataset = _some(open_dataset(source, pictures, masks, mask_kind), first, sample, sample_seed)
+    _tell(dataset)
+    with _resumable(restart), progress_bar("pictures") as progress:
+        options = _options(out or Path("evaluation-everything"), restart, None, 0, progress)
+        report = evaluate_everything(dataset, _make(specs, threads), chosen, options)
+    _show(report, options)
+
+
 def latency(
     photo: Annotated[list[Path], typer.Argument(help="Pictures to time on; one is enough.", show_default=False)],
     model: _ModelNames = None,
     starts: Annotated[int, typer.Option(help="Times to start each model in a new process.", min=1)] = 3,
     rounds: Annotated[int, typer.Option(help="Times to encode each picture and put all prompts to it.", min=1)] = 9,
     prompts: Annotated[list[int] | None, typer.Option(help="Numbers of prompts to put at once. Repeatable.")] = None,
+    everything: Annotated[
+        list[str] | None, typer.Option(help="Also segment everything: exact or fast. Repeatable.")
+    ] = None,
+    everything_rounds: Annotated[int, typer.Option(help="Times to segment everything in each picture.", min=1)] = 3,
     threads: _Threads = 0,
     out: _NewOut = None,
 ) -> None:
-    """Seconds and memory: start, encoding, one click, many prompts; models take turns in processes of their own."""
+    """Seconds and memory: start, encoding, clicks, prompts, everything; models take turns in processes of their own."""
     from mobile_sam.data.sources import list_picture_files
     from mobile_sam.evaluate.latency import LatencyProtocol
     from mobile_sam.evaluate.validate import evaluate_latency
 
     protocol = LatencyProtocol(
-        num_starts=starts, num_rounds=rounds, prompt_counts=tuple(prompts or (1, 16, 64)), num_threads=threads
+        num_starts=starts,
+        num_rounds=rounds,
+        prompt_counts=tuple(prompts or (1, 16, 64)),
+        num_threads=threads,
+        everything=tuple(everything or ()),
+        everything_rounds=everything_rounds,
     )
     specs = _specs(model)
     dataset = list_picture_files(photo)
@@ -232,17 +283,19 @@ def latency(
 
 def protocols() -> None:
     """List the protocols and whose they are."""
-    from mobile_sam.evaluate.presets import AGREEMENT_GROUPS, AGREEMENT_PROTOCOLS, PROMPTS_GROUPS, PROMPTS_PROTOCOLS
+    from mobile_sam.evaluate import presets
+    from mobile_sam.evaluate.everything_protocol import describe_everything
     from mobile_sam.evaluate.protocols import describe
 
-    known: tuple[tuple[str, Any, dict[str, tuple[str, ...]]], ...] = (
-        ("prompts", PROMPTS_PROTOCOLS, PROMPTS_GROUPS),
-        ("agreement", AGREEMENT_PROTOCOLS, AGREEMENT_GROUPS),
+    known: tuple[tuple[str, Any, dict[str, tuple[str, ...]], Callable[[Any], str]], ...] = (
+        ("prompts --protocol", presets.PROMPTS_PROTOCOLS, presets.PROMPTS_GROUPS, describe),
+        ("agreement --protocol", presets.AGREEMENT_PROTOCOLS, presets.AGREEMENT_GROUPS, describe),
+        ("everything --mode", presets.EVERYTHING_PROTOCOLS, presets.EVERYTHING_GROUPS, describe_everything),
     )
-    for command, of_command, groups in known:
-        print(f"mobile-sam evaluate {command} --protocol ...\n")
+    for command, of_command, groups, in_words in known:
+        print(f"mobile-sam evaluate {command} ...\n")
         for name, protocol in of_command.items():
-            print(f"  {name:20} {describe(protocol)}")
+            print(f"  {name:20} {in_words(protocol)}")
         print("\n  groups")
         for name, members in groups.items():
             print(f"  {name:20} {', '.join(members)}")

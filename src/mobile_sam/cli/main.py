@@ -11,6 +11,7 @@ import typer
 
 from mobile_sam._version import __version__
 from mobile_sam.cli import evaluate
+from mobile_sam.cli.everything import everything_app
 from mobile_sam.cli.info import info
 from mobile_sam.cli.segment import segment
 
@@ -27,11 +28,13 @@ app = typer.Typer(
 )
 app.command()(segment)
 app.command()(info)
+app.add_typer(everything_app())
 
 evaluate_app = typer.Typer(help="Validate by named protocols.", no_args_is_help=True, rich_markup_mode=None)
 evaluate_app.command()(evaluate.prompts)
 evaluate_app.command()(evaluate.agreement)
 evaluate_app.command()(evaluate.boxes)
+evaluate_app.command()(evaluate.everything)
 evaluate_app.command()(evaluate.latency)
 evaluate_app.command()(evaluate.protocols)
 app.add_typer(evaluate_app, name="evaluate")

@@ -7,15 +7,17 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int, int], None]]:
+def progress_bar(what: str) -> Iterator[Callable[[float, int, float], None]]:
     """Show a bar until the block ends; nothing where stderr is no terminal.
 
     Args:
         what: what is counted, such as "pictures".
 
     Yields:
-        A function to be told how many are done, how many of these failed, and how many there are.
+        A function to be told how many are done (a part of one counts), how many of these failed, how many there are.
     """
+    import sys
+
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -36,12 +38,15 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int, int], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[trouble]}", style="red"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    shares_terminal = sys.stdout is not None and sys.stdout.isatty()  # else what is printed is not the bar's affair
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, redirect_stdout=shares_terminal
+    ) as progress:
         task = progress.add_task(what, total=None, trouble="")
 
-        def tell(num_done: int, num_failed: int, num_all: int) -> None:
+        def tell(num_done: float, num_failed: int, num_all: float) -> None:
             if progress.tasks[0].total is None:  # those of an earlier run say nothing of this one's pace
-                progress.reset(task, total=num_all, completed=num_done)
+                progress.reset(task, total=num_all, completed=int(num_done))
             trouble = f"{num_failed} failed" if num_failed else ""
             progress.update(task, completed=num_done, total=num_all, trouble=trouble)
 

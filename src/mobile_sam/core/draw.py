@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mobile_sam.core.masks import masks_to_boxes, require_mask
+from mobile_sam.core.masks import mask_windows, require_mask_of
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 _FIRST_HUE = 0.9  # magenta, the rarest in photographs, since most pictures have one mask
@@ -44,7 +44,7 @@ def colour(index: int) -> tuple[int, int, int]:
 
 def draw_overlay(
     image: NDArray[np.uint8],
-    masks: NDArray[np.bool_] | Iterable[NDArray[np.bool_]],
+    masks: NDArray[np.bool_] | Iterable[NDArray[np.bool_] | Mapping[str, Any]],
     *,
     opacity: float = 0.5,
     points_xy: ArrayLike | None = None,
@@ -57,7 +57,8 @@ def draw_overlay(
 
     Args:
         image: (H, W, 3) uint8 RGB, not changed.
-        masks: (N, H, W) bool, or any iterable of (H, W) bool.
+        masks: (N, H, W) bool, or any iterable of (H, W) bool and run-length codes (`size` [H, W] and `counts`); they
+            are taken one at a time and kept at a bit for each pixel of their boxes, so that no stack is ever in memory.
         opacity: of the tint, from 0 (outlines only) to 1.
         points_xy: (N, 2) prompts in picture pixels, as in `draw_prompts`.
         labels: (N,) of 1 and 0, as in `draw_prompts`.
@@ -72,13 +73,12 @@ def draw_overlay(
     _require_image(image)
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must be within [0, 1], got {opacity}")
-    if isinstance(masks, np.ndarray) and masks.ndim != 3:
-        raise ValueError(f"masks must be (N, H, W), got {masks.shape}; use masks[None] for a single mask")
-    cuts = [_cut(mask, image.shape[:2]) for mask in masks]
-    by_size = sorted(range(len(cuts)), key=lambda index: np.count_nonzero(cuts[index][1]), reverse=True)
+    packed = [_pack(*cut) for cut in mask_windows(masks, image.shape[:2])]
+    has_pixels = [index for index, mask in enumerate(packed) if mask.area_px]
+    by_size = sorted(has_pixels, key=lambda index: packed[index].area_px, reverse=True)
     canvas: NDArray[np.uint8] = image.copy()
     for index in by_size:
-        corner_xy, part = cuts[index]
+        corner_xy, part = packed[index].corner_xy, _unpack(packed[index])
         _tint(canvas, corner_xy, part, colour(index), opacity)
         _outline(canvas, corner_xy, part, colour(index))
     return draw_prompts(canvas, points_xy, labels, boxes_xyxy)
@@ -143,7 +143,7 @@ def cutout(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint
     [[[9, 9, 9, 255], [0, 0, 0, 0]]]
     """
     _require_image(image)
-    _require_mask_of(mask, image.shape[:2])
+    require_mask_of(mask, image.shape[:2])
     import cv2
 
     opaque = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2RGBA)
@@ -151,11 +151,23 @@ def cutout(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint
     return cast("NDArray[np.uint8]", rgba)
 
 
-def _cut(mask: NDArray[np.bool_], image_hw: tuple[int, ...]) -> tuple[tuple[int, int], NDArray[np.bool_]]:
-    """Return the upper left corner (x, y) of a mask's box and a copy of what is in it, so that the full mask can go."""
-    _require_mask_of(mask, image_hw)
-    x1, y1, x2, y2 = masks_to_boxes(mask[None])[0].tolist()
-    return (x1, y1), mask[y1 : y2 + 1, x1 : x2 + 1].copy()
+class _Packed(NamedTuple):
+    """A mask's box in an eighth of its memory."""
+
+    corner_xy: tuple[int, int]
+    size_hw: tuple[int, ...]
+    area_px: int
+    bits: NDArray[np.uint8]
+
+
+def _pack(corner_xy: tuple[int, int], window: NDArray[np.bool_]) -> _Packed:
+    return _Packed(corner_xy, window.shape, int(np.count_nonzero(window)), np.packbits(window))
+
+
+def _unpack(packed: _Packed) -> NDArray[np.bool_]:
+    """Pixels of a mask's box, (h, w) bool, contiguous."""
+    height, width = packed.size_hw
+    return np.unpackbits(packed.bits, count=height * width).reshape(height, width).view(np.bool_)
 
 
 def _tint(
@@ -212,9 +224,3 @@ def _foreground(labels: ArrayLike | None, num_points: int) -> list[bool]:
 def _require_image(image: NDArray[np.uint8]) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}; use read_image")
-
-
-def _require_mask_of(mask: NDArray[np.bool_], image_hw: tuple[int, ...]) -> None:
-    require_mask(mask)
-    if mask.shape != image_hw:
-        raise ValueError(f"mask must be of the picture's size {tuple(image_hw)}, got {mask.shape} (H, W)")

@@ -28,6 +28,25 @@ class Decoded:
 
 
 @dataclass(frozen=True, eq=False)
+class DecodedAbove:
+    """What a decoder says of P prompts, with those K masks drawn whose predicted IoU is above a limit.
+
+    Attributes:
+        num_prompts: P.
+        prompt_rows: (K,) int64, which prompt each mask answers, counted from the first of the whole batch; rising.
+        mask_tokens: (K,) int64, which of the four masks each is.
+        low_res_logits: (K, S/4, S/4) float32, as in `Decoded`.
+        iou_predictions: (K,) float32.
+    """
+
+    num_prompts: int
+    prompt_rows: NDArray[np.int64]
+    mask_tokens: NDArray[np.int64]
+    low_res_logits: NDArray[np.float32]
+    iou_predictions: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """The masks of one prompt.
 

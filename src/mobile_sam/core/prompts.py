@@ -128,8 +128,8 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, rows: slice) -> PromptBatch:
-        """Return the prompts `rows` as a batch of their own."""
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> PromptBatch:
+        """Return the prompts `rows`, a slice or indices, as a batch of their own."""
         logits = None if self.mask_logits is None else self.mask_logits[rows]
         return PromptBatch(self.coords_xy[rows], self.labels[rows], logits, self.has_mask[rows])
 
@@ -154,6 +154,14 @@ class PromptBatch:
             for row in np.flatnonzero(has_mask).tolist():
                 mask_logits[row, 0] = _low_res_logits(prompts[row].mask, resize, side)
         return cls(coords_xy, labels, mask_logits, has_mask)
+
+    @classmethod
+    def of_points(cls, points_xy: NDArray[np.floating], resize: LongSideResize) -> PromptBatch:
+        """Make P prompts of one foreground point each: (P, 2) x, y in pixels of the picture."""
+        coords_xy = np.zeros((len(points_xy), 2, 2), np.float32)  # the second is SAM's padding point
+        coords_xy[:, 0] = resize.to_model(points_xy)
+        labels = np.tile(np.array([LABEL_FOREGROUND, LABEL_PADDING], np.float32), (len(points_xy), 1))
+        return cls(coords_xy, labels, None, np.zeros(len(points_xy), bool))
 
 
 def _check_points(points: ArrayLike | None) -> NDArray[np.float32]:

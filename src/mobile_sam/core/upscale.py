@@ -2,22 +2,21 @@
 
 SAM's rule has two bilinear steps (pixel centres at halves, no antialiasing): 256 x 256 to the model's square, cut to
 the input frame, then to the picture. `upscale_logits` follows it to the letter. `upscale_to_mask` gives the same mask
-of a large picture for less: an interpolated value never exceeds those it lies between, so rows and columns whose
-neighbours are all below the threshold need no work, and the rest is done in bands of rows that stay in the processor's
-cache, without an array of floats of the picture's size.
+of a large picture for less, see `core.upscale_window`: without work where the mask cannot be, and without an array of
+floats of the picture's size.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.core.mask_checks import require_mask
+from mobile_sam.core.upscale_window import upscale_window, window_above
 
 _DIRECT_PX = 1 << 22  # up to here the direct way is as fast and its floats (16 MiB) do not matter
-_BAND_PX = 1 << 16  # pixels interpolated at once: 256 KiB of float32, which fits the second-level cache
 _MAX_LOGIT = 10.0  # see mask_to_logits
 
 
@@ -70,10 +69,15 @@ def upscale_to_mask(
     array([[ True,  True,  True],
            [ True,  True,  True]])
     """
-    frame = _input_frame(low_res_logits, input_hw, image_hw, side)  # (h, w)
-    if image_hw[0] * image_hw[1] <= _DIRECT_PX:
-        return _resize(frame, image_hw) > threshold
-    return _mask_in_bands(frame, image_hw, threshold)
+    has_windows = low_res_logits.ndim == 2 and low_res_logits.size and side % len(low_res_logits) == 0
+    if image_hw[0] * image_hw[1] <= _DIRECT_PX or not has_windows:
+        return upscale_logits(low_res_logits, input_hw, image_hw, side) > threshold
+    _require_logits(low_res_logits, input_hw, image_hw, side)
+    window = upscale_window(window_above(low_res_logits, threshold), input_hw, image_hw, threshold, side=side)
+    mask = np.zeros(image_hw, np.bool_)
+    x, y = window.corner_xy
+    mask[y : y + window.pixels.shape[0], x : x + window.pixels.shape[1]] = window.pixels
+    return mask
 
 
 def mask_to_logits(
@@ -114,56 +118,11 @@ def mask_to_logits(
     return np.log(share / (1 - share)).astype(np.float32)
 
 
-def _mask_in_bands(frame: NDArray[np.float32], image_hw: tuple[int, int], threshold: float) -> NDArray[np.bool_]:
-    """Interpolate the input frame (h, w) and compare it, only where the result can be true: (H, W) bool."""
-    mask = np.zeros(image_hw, np.bool_)
-    is_above: NDArray[np.bool_] = frame > threshold
-    taps_y = _taps(frame.shape[0], image_hw[0])
-    taps_x = _taps(frame.shape[1], image_hw[1])
-    rows = _reach(np.any(is_above, axis=1), taps_y)
-    columns = _reach(np.any(is_above, axis=0), taps_x)
-    if rows.stop == 0:
-        return mask
-    widened = _resize(frame, (frame.shape[0], image_hw[1]))  # (h, W)
-    widened = np.ascontiguousarray(widened[:, columns])  # (h, columns)
-    num_rows = max(1, _BAND_PX // widened.shape[1])
-    for top in range(rows.start, rows.stop, num_rows):
-        band = slice(top, min(top + num_rows, rows.stop))
-        upper, lower = widened[taps_y.first[band]], widened[taps_y.second[band]]  # each (rows, columns)
-        lower -= upper
-        lower *= taps_y.weight[band, None]
-        lower += upper
-        np.greater(lower, threshold, out=mask[band, columns])
-    return mask
-
-
-class _Taps(NamedTuple):
-    """For each output position along an axis: its two input positions and the weight of the second, each (n,)."""
-
-    first: NDArray[np.intp]
-    second: NDArray[np.intp]
-    weight: NDArray[np.float32]
-
-
-def _taps(num_in: int, num_out: int) -> _Taps:
-    centre = np.clip((np.arange(num_out) + 0.5) * (num_in / num_out) - 0.5, 0, num_in - 1)
-    first = centre.astype(np.intp)
-    return _Taps(first, np.minimum(first + 1, num_in - 1), (centre - first).astype(np.float32))
-
-
-def _reach(is_above: NDArray[np.bool_], taps: _Taps) -> slice:
-    """Find the output positions that can be above the threshold, given the input positions that are; or slice(0, 0)."""
-    positions = np.flatnonzero(is_above[taps.first] | is_above[taps.second])
-    return slice(int(positions[0]), int(positions[-1]) + 1) if positions.size else slice(0, 0)
-
-
 def _input_frame(
     low_res_logits: NDArray[np.float32], input_hw: tuple[int, int], image_hw: tuple[int, int], side: int
 ) -> NDArray[np.float32]:
     """Bring the logits to the model's scale, cut to the part that the picture fills: (h, w) float32."""
-    if low_res_logits.ndim != 2 or low_res_logits.size == 0:
-        raise ValueError(f"low_res_logits must be (h, w), got {low_res_logits.shape}; pass one mask at a time")
-    _require_sizes(input_hw, image_hw, side)
+    _require_logits(low_res_logits, input_hw, image_hw, side)
     square = _resize(low_res_logits.astype(np.float32, copy=False), (side, side))
     return square[: input_hw[0], : input_hw[1]]
 
@@ -173,6 +132,14 @@ def _resize(values: NDArray[np.float32], size_hw: tuple[int, int]) -> NDArray[np
 
     resized = cv2.resize(values, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR)
     return cast("NDArray[np.float32]", resized)
+
+
+def _require_logits(
+    low_res_logits: NDArray[np.float32], input_hw: tuple[int, int], image_hw: tuple[int, int], side: int
+) -> None:
+    if low_res_logits.ndim != 2 or low_res_logits.size == 0:
+        raise ValueError(f"low_res_logits must be (h, w), got {low_res_logits.shape}; pass one mask at a time")
+    _require_sizes(input_hw, image_hw, side)
 
 
 def _require_sizes(input_hw: tuple[int, int], image_hw: tuple[int, ...], side: int) -> None:

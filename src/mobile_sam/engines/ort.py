@@ -81,8 +81,15 @@ class OrtEngine(Engine):
     def _decode_some(
         self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        logits, iou = self._decoder.run(None, _decoder_feed(embedding, prompts, mask_tokens))
+        logits, iou, _ = self._decode_worthy(embedding, prompts, mask_tokens, -np.inf)
         return logits, iou
+
+    def _decode_worthy(
+        self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...], min_iou: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        feed = _decoder_feed(embedding, prompts, mask_tokens) | {"min_iou": np.array(min_iou, np.float32)}
+        logits, iou, drawn = self._decoder.run(None, feed)
+        return logits, iou, drawn
 
     def _session(self, file_name: str) -> Any:
         import onnxruntime

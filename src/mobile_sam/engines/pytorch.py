@@ -126,7 +126,25 @@ class TorchEngine(Engine):
         masks: Tensor | None = None,
         has_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Decode P prompts on the device.
+        """Decode P prompts on the device and draw all masks, see `decode_worthy_tensors`.
+
+        Returns:
+            Logits (P, M, 4h, 4w) and predicted IoU (P, M), float32.
+        """
+        logits, iou, _ = self.decode_worthy_tensors(features, coords_xy, labels, mask_tokens, masks, has_mask)
+        return logits, iou
+
+    def decode_worthy_tensors(
+        self,
+        features: Tensor,
+        coords_xy: Tensor,
+        labels: Tensor,
+        mask_tokens: tuple[int, ...],
+        masks: Tensor | None = None,
+        has_mask: Tensor | None = None,
+        min_iou: float | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode P prompts on the device, and draw the R of them that are worth it.
 
         Args:
             features: (1, 256, h, w).
@@ -135,13 +153,15 @@ class TorchEngine(Engine):
             mask_tokens: which M of the four masks.
             masks: (P, 1, 4h, 4w) logits, or None for none.
             has_mask: (P,) float32, which of them count; None for all.
+            min_iou: prompts without a mask whose predicted IoU reaches it need not be drawn; None draws all.
 
         Returns:
-            Logits (P, M, 4h, 4w) and predicted IoU (P, M), float32.
+            Logits (R, M, 4h, 4w) and predicted IoU (P, M), float32, and which prompts were drawn (R,) int64.
         """
         low_res_hw = (4 * features.shape[2], 4 * features.shape[3])
         if not len(labels):
-            return features.new_zeros((0, len(mask_tokens), *low_res_hw)), features.new_zeros((0, len(mask_tokens)))
+            logits = features.new_zeros((0, len(mask_tokens), *low_res_hw))
+            return logits, logits[..., 0, 0], torch.zeros(0, dtype=torch.int64)
         if masks is None:  # one empty mask, shared by all prompts
             masks = torch.zeros((1, 1, *low_res_hw), device=self.device)
             has_mask = torch.zeros(1, device=self.device)
@@ -151,22 +171,39 @@ class TorchEngine(Engine):
         wanted = list(mask_tokens)
         with torch.no_grad(), self._autocast():
             if _can_run_fast(self.model):
-                logits, iou = FastMaskDecoder(self.model)(features, coords_xy, labels, masks, has_mask, wanted)
+                limit = None if min_iou is None else torch.tensor(min_iou, device=self.device)
+                decoder = FastMaskDecoder(self.model)
+                logits, iou, drawn = decoder(features, coords_xy, labels, masks, has_mask, wanted, limit)
             else:
                 logits, iou = self._decode_one_by_one(features, coords_xy, labels, masks, has_mask, wanted)
-        return logits.float(), iou.float()
+                drawn = torch.arange(len(iou))
+        return logits.float(), iou.float(), drawn
 
     def _decode_some(
         self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        logits, iou = self.decode_tensors(*self._on_device(embedding, prompts, mask_tokens))
+        return logits.cpu().numpy(), iou.cpu().numpy()
+
+    def _decode_worthy(
+        self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...], min_iou: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        tensors = self._on_device(embedding, prompts, mask_tokens)
+        logits, iou, drawn = self.decode_worthy_tensors(*tensors, min_iou)
+        return logits.cpu().numpy(), iou.cpu().numpy(), drawn.cpu().numpy()
+
+    def _on_device(
+        self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...], Tensor | None, Tensor]:
+        """Bring prompts to the device, in the order of the arguments of `decode_tensors`."""
+
         def on_device(array: NDArray[np.float32]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
         masks = None if prompts.mask_logits is None else on_device(prompts.mask_logits)
         has_mask = on_device(prompts.has_mask.astype(np.float32))
         features, coords_xy, labels = map(on_device, (embedding.features, prompts.coords_xy, prompts.labels))
-        logits, iou = self.decode_tensors(features, coords_xy, labels, mask_tokens, masks, has_mask)
-        return logits.cpu().numpy(), iou.cpu().numpy()
+        return features, coords_xy, labels, mask_tokens, masks, has_mask
 
     def _decode_one_by_one(
         self, features: Tensor, coords_xy: Tensor, labels: Tensor, masks: Tensor, has_mask: Tensor, wanted: list[int]

@@ -11,17 +11,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mobile_sam.data.mask_files import read_detections, read_mask_file
     from mobile_sam.data.sources import list_picture_files, open_dataset
+    from mobile_sam.evaluate.everything_protocol import EverythingProtocol
     from mobile_sam.evaluate.latency_results import LatencyProtocol
     from mobile_sam.evaluate.models import Model, ModelSpec, make_models
-    from mobile_sam.evaluate.presets import agreement_protocols, prompts_protocols
+    from mobile_sam.evaluate.presets import agreement_protocols, everything_protocols, prompts_protocols
     from mobile_sam.evaluate.protocols import AgreementProtocol, BoxesProtocol, PromptsProtocol
     from mobile_sam.evaluate.report.content import Report
     from mobile_sam.evaluate.session import RunOptions
-    from mobile_sam.evaluate.validate import evaluate_agreement, evaluate_boxes, evaluate_latency, evaluate_prompts
+    from mobile_sam.evaluate.validate import (
+        evaluate_agreement,
+        evaluate_boxes,
+        evaluate_everything,
+        evaluate_latency,
+        evaluate_prompts,
+    )
 
 _HOMES = {
     "AgreementProtocol": "evaluate.protocols",
     "BoxesProtocol": "evaluate.protocols",
+    "EverythingProtocol": "evaluate.everything_protocol",
     "LatencyProtocol": "evaluate.latency_results",
     "Model": "evaluate.models",
     "ModelSpec": "evaluate.models",
@@ -31,8 +39,10 @@ _HOMES = {
     "agreement_protocols": "evaluate.presets",
     "evaluate_agreement": "evaluate.validate",
     "evaluate_boxes": "evaluate.validate",
+    "evaluate_everything": "evaluate.validate",
     "evaluate_latency": "evaluate.validate",
     "evaluate_prompts": "evaluate.validate",
+    "everything_protocols": "evaluate.presets",
     "list_picture_files": "data.sources",
     "make_models": "evaluate.models",
     "open_dataset": "data.sources",
@@ -44,6 +54,7 @@ _HOMES = {
 __all__ = [
     "AgreementProtocol",
     "BoxesProtocol",
+    "EverythingProtocol",
     "LatencyProtocol",
     "Model",
     "ModelSpec",
@@ -53,8 +64,10 @@ __all__ = [
     "agreement_protocols",
     "evaluate_agreement",
     "evaluate_boxes",
+    "evaluate_everything",
     "evaluate_latency",
     "evaluate_prompts",
+    "everything_protocols",
     "list_picture_files",
     "make_models",
     "open_dataset",

@@ -25,6 +25,7 @@ from mobile_sam.evaluate.latency_results import (
     MemoryRow,
     Seconds,
     add_means,
+    everything_stage,
     prompts_stage,
     tabulate,
 )
@@ -62,6 +63,7 @@ def measure_latency(
         turns = _Turns(protocol, models, len(tasks), stack, progress)
         turns.measure_starts()
         turns.measure_rounds(tasks)
+        turns.measure_everything(tasks)
         turns.ask_facts()
     kept = [name for name in names if name not in turns.failed]
     seconds = {key: values for key, values in turns.seconds.items() if key[0] in kept}
@@ -132,6 +134,8 @@ class _Turns:
         self.facts: dict[str, dict[str, str | None]] = {}
         self.failed: dict[str, Problem] = {}
         num_rounds = protocol.warmup_rounds + protocol.num_rounds
+        if protocol.everything:
+            num_rounds += protocol.everything_rounds
         self.num_turns = len(models) * (2 + protocol.num_starts + num_rounds * num_pictures)
         self.num_done = 0
 
@@ -150,6 +154,14 @@ class _Turns:
             for task in tasks:
                 for name in self.order(index):
                     self.take(name, f"{label}, {task.picture}", partial(self.answer, name, task, index >= 0))
+
+    def measure_everything(self, tasks: Sequence[_Task]) -> None:
+        """Have all models segment everything in all pictures in each round, if the protocol wants that."""
+        for index in range(self.protocol.everything_rounds if self.protocol.everything else 0):
+            label = f"everything, round {index + 1} of {self.protocol.everything_rounds}"
+            for task in tasks:
+                for name in self.order(index):
+                    self.take(name, f"{label}, {task.picture}", partial(self.segment_everything, name, task))
 
     def ask_facts(self) -> None:
         """Have the models say what they are, once nothing is timed any more."""
@@ -214,3 +226,10 @@ class _Turns:
         if counts:
             for stage, value in seconds.items():
                 self.seconds[name, stage, task.picture].append(value)
+
+    def segment_everything(self, name: str, task: _Task) -> None:
+        """Segment everything in a picture, in each mode."""
+        for mode in self.protocol.everything:
+            done = self.workers[name].ask("everything", picture=str(task.path), mode=mode)
+            self.seconds[name, everything_stage(mode), task.picture].append(done["seconds"])
+            self.memory[name] = replace(self.memory[name], after_everything_mb=done["peak_mb"])

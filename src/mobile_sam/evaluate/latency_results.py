@@ -11,6 +11,7 @@ import numpy as np
 
 from mobile_sam.data.records import Problem
 from mobile_sam.evaluate.protocols import Config
+from mobile_sam.everything.config import MODES
 
 START_STAGES = ("start", "import", "make engine")
 ALL_PICTURES = "all pictures"
@@ -27,7 +28,8 @@ class LatencyProtocol(Config):
     start: from the making of a process to a model that is ready to encode (files in the disk's cache already); import
     and make engine are the parts of it that the process itself sees. encode: resizing, normalising and the network,
     reading the file left out. one click, P prompts: from points to masks of the picture's size; the prompts are random
-    points, each an object of its own, decoded together.
+    points, each an object of its own, decoded together. everything MODE: from the picture, encoding it anew, to the
+    masks of everything, with SAM's defaults.
 
     Attributes:
         name: unique in a run.
@@ -39,6 +41,8 @@ class LatencyProtocol(Config):
         num_threads: CPU threads of the engine; 0 is its own choice.
         pause_s: seconds between turns, which let the threads of the model before fall asleep.
         seed: of the points.
+        everything: modes of `EverythingConfig` to segment everything in; none leaves it out.
+        everything_rounds: measurements of each picture and mode; they come after the others, and each counts.
 
     Raises:
         ValueError: a value out of its range.
@@ -53,9 +57,18 @@ class LatencyProtocol(Config):
     seed: int = 0
     num_masks: int = 3
     pause_s: float = 0.1
+    everything: tuple[str, ...] = ()
+    everything_rounds: int = 3
 
     def __post_init__(self) -> None:
-        least = {"num_starts": 0, "num_rounds": 1, "num_threads": 0, "warmup_rounds": 0, "seed": 0}
+        least = {
+            "num_starts": 0,
+            "num_rounds": 1,
+            "num_threads": 0,
+            "warmup_rounds": 0,
+            "seed": 0,
+            "everything_rounds": 1,
+        }
         for name, limit in least.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < limit:
@@ -65,18 +78,33 @@ class LatencyProtocol(Config):
             raise ValueError(f"protocol {self.name!r}: prompt_counts must differ and be at least 1, got {counts}")
         if self.num_masks not in (1, 3):
             raise ValueError(f"protocol {self.name!r}: num_masks must be 3 or 1, got {self.num_masks!r}")
+        modes = self.everything
+        if any(mode not in MODES for mode in modes) or len(set(modes)) < len(modes):
+            raise ValueError(
+                f"protocol {self.name!r}: everything must be modes of {', '.join(MODES)}, each once, got {modes}"
+            )
         if not 0 <= self.pause_s < 60:
             raise ValueError(f"protocol {self.name!r}: pause_s must be 0 to 60 seconds, got {self.pause_s!r}")
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Names of all stages, in the order of the report."""
-        return (*START_STAGES, "encode", *map(prompts_stage, self.prompt_counts))
+        return (*START_STAGES, "encode", *map(prompts_stage, self.prompt_counts), *self.everything_stages)
+
+    @property
+    def everything_stages(self) -> tuple[str, ...]:
+        """Names of the stages that segment everything."""
+        return tuple(map(everything_stage, self.everything))
 
 
 def prompts_stage(num_prompts: int) -> str:
     """Name the stage of P prompts."""
     return "one click" if num_prompts == 1 else f"{num_prompts} prompts"
+
+
+def everything_stage(mode: str) -> str:
+    """Name the stage of everything in a mode."""
+    return f"everything {mode}"
 
 
 @dataclass(frozen=True)
@@ -144,13 +172,15 @@ class MemoryRow:
         model: its name.
         after_start_mb: ready to encode.
         after_encode_mb: the first picture is encoded.
-        after_prompts_mb: all is done.
+        after_prompts_mb: all prompts are answered.
+        after_everything_mb: everything is segmented.
     """
 
     model: str
     after_start_mb: float | None
     after_encode_mb: float | None = None
     after_prompts_mb: float | None = None
+    after_everything_mb: float | None = None
 
 
 Table = tuple[str, list[str], list[list[Any]]]
@@ -191,27 +221,39 @@ class LatencyResult:
         ratio_column = [f"times as fast as {self.ratios[0].baseline}, median of rounds"] if self.ratios else []
         starts: list[list[Any]] = []
         answers: list[list[Any]] = []
+        everything: list[list[Any]] = []
         for row in self.rows:
             ratio = [ratio_of.get((row.model, row.stage, row.picture))] if self.ratios else []
+            iqr_s = row.iqr_s if row.num > 1 else None
+            in_s = [row.stage, row.model, row.median_s, iqr_s, row.min_s, row.num, *ratio]
             if row.stage in START_STAGES:
-                iqr_s = row.iqr_s if row.num > 1 else None
-                starts.append([row.stage, row.model, row.median_s, iqr_s, row.min_s, row.num, *ratio])
-            elif self.num_pictures == 1 or row.picture == ALL_PICTURES:
-                iqr_ms = 1000 * row.iqr_s if row.num > 1 else None
-                times_ms = [1000 * row.median_s, iqr_ms, 1000 * row.min_s]
+                starts.append(in_s)
+            elif self.num_pictures > 1 and row.picture != ALL_PICTURES:
+                continue
+            elif row.stage in self.protocol.everything_stages:
+                everything.append(in_s)
+            else:
+                times_ms = [1000 * row.median_s, None if iqr_s is None else 1000 * iqr_s, 1000 * row.min_s]
                 answers.append([row.stage, row.model, *times_ms, row.per_prompt_ms, row.num, *ratio])
-        memory = [[row.model, row.after_start_mb, row.after_encode_mb, row.after_prompts_mb] for row in self.memory]
         times = ["stage", "model", "median", "IQR", "min"]
+        of_pictures = f"({self.num_pictures} picture{'s' * (self.num_pictures != 1)})"
         tables: list[Table] = [
             ("Start-up in s", [*times, "n", *ratio_column], starts),
-            (
-                f"Latency in ms ({self.num_pictures} picture{'s' * (self.num_pictures != 1)})",
-                [*times, "per prompt", "n", *ratio_column],
-                answers,
-            ),
-            ("Peak memory in MB", ["model", "after start", "after encode", "after prompts"], memory),
+            (f"Latency in ms {of_pictures}", [*times, "per prompt", "n", *ratio_column], answers),
+            (f"Everything in s {of_pictures}", [*times, "n", *ratio_column], everything),
+            self._memory_table(),
         ]
         return [table for table in tables if table[2]]
+
+    def _memory_table(self) -> Table:
+        columns = ["model", "after start", "after encode", "after prompts"]
+        rows: list[list[Any]] = [
+            [row.model, row.after_start_mb, row.after_encode_mb, row.after_prompts_mb] for row in self.memory
+        ]
+        if self.protocol.everything:
+            columns.append("after everything")
+            rows = [[*row, memory.after_everything_mb] for row, memory in zip(rows, self.memory, strict=True)]
+        return "Peak memory in MB", columns, rows
 
 
 def summarise(seconds: Sequence[float]) -> tuple[float, float, float]:

@@ -90,6 +90,17 @@ class LatencyWorker:
         self.predictor.predict_batch([Prompt.of([point_xy], [1]) for point_xy in points_xy], multimask)
         return {"seconds": time.perf_counter() - start, **peak()}
 
+    def everything(self, picture: str, mode: str) -> Answer:
+        """Segment everything in a picture file, whose reading is not timed; `num_masks` tells how many there are."""
+        from mobile_sam.automatic_mask_generator import SamAutomaticMaskGenerator
+        from mobile_sam.everything.config import EverythingConfig
+
+        image = read_once(picture)
+        generator = SamAutomaticMaskGenerator.from_config(EverythingConfig(mode=mode), engine=self.predictor.engine)
+        start = time.perf_counter()
+        records = generator.generate(image)
+        return {"seconds": time.perf_counter() - start, "num_masks": len(records), **peak()}
+
     def facts(self) -> Answer:
         """Say which model it is, see `Model.facts`; ask last, since it takes time and memory of its own."""
         from mobile_sam.evaluate.models import Model
@@ -124,6 +135,7 @@ def serve(worker: LatencyWorker, requests: TextIO, answers: TextIO) -> None:
         "encode": worker.encode,
         "click": worker.click,
         "prompts": worker.prompts,
+        "everything": worker.everything,
         "facts": worker.facts,
     }
     for line in requests:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -125,7 +125,7 @@ class PromptsProtocol(Config):
         check_whole_number(self.name, "seed", self.seed, 0)
         for step in self.report_steps:
             check_whole_number(self.name, "report_steps", step, 1)
-        _check_bins(self.name, self.area_bins)
+        check_bins(self.name, self.area_bins)
 
     @property
     def first_key(self) -> tuple[object, ...]:
@@ -170,7 +170,7 @@ class AgreementProtocol(Config):
             raise ValueError(f"protocol {self.name!r}: distance_px belongs to pairs of points, and they need one")
         if self.distance_px is not None:
             check_number(self.name, "distance_px", self.distance_px, 1)
-        _check_bins(self.name, self.area_bins)
+        check_bins(self.name, self.area_bins)
 
     @property
     def prompts_name(self) -> str:
@@ -219,6 +219,8 @@ class BoxesProtocol(Config):
         check_whole_number(self.name, "max_detections", self.max_detections, 1)
 
 
+_NOT_BY_WORDS = ("name", "source", "area_bins")
+
 AnyProtocol = TypeVar("AnyProtocol", PromptsProtocol, AgreementProtocol, BoxesProtocol)
 
 
@@ -231,21 +233,37 @@ def with_settings(protocol: AnyProtocol, settings: Sequence[str]) -> AnyProtocol
     >>> with_settings(PromptsProtocol("box"), ["seed=1", "feeds_mask=no"]).name
     'box seed=1 feeds_mask=no'
     """
-    known = {field.name: field for field in fields(protocol) if field.name not in ("name", "source", "area_bins")}
+    kinds = {field.name: str(field.type) for field in fields(protocol)}
+    values: dict[str, Any]
+    words: list[str]
+    values, words = read_settings(settings, {name: kinds[name] for name in kinds if name not in _NOT_BY_WORDS})
+    return replace(protocol, name=" ".join([protocol.name, *words]), **values)
+
+
+def read_settings(settings: Sequence[str], kinds: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Read words as in "seed=1" into values by name, and the words as names of protocols tell them.
+
+    Args:
+        settings: the words.
+        kinds: of the settings there are, the type of each as its annotation says.
+
+    Raises:
+        ValueError: a word that is no setting, an unknown name, one that comes twice, or a value of another type.
+    """
     values: dict[str, Any] = {}
     words: list[str] = []
     for setting in settings:
         name, equals, text = (part.strip() for part in setting.partition("="))
-        if not equals or name not in known:
-            raise ValueError(f"--set {setting!r}: expected NAME=VALUE with one of the names {', '.join(known)}")
+        if not equals or name not in kinds:
+            raise ValueError(f"--set {setting!r}: expected NAME=VALUE with one of the names {', '.join(kinds)}")
         if name in values:
             raise ValueError(f"--set {setting!r}: {name} comes twice")
         try:
-            values[name] = _READERS[str(known[name].type)](text)
+            values[name] = _READERS[kinds[name]](text)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"--set {setting!r}: {name} is {known[name].type}, got {text!r}") from error
+            raise ValueError(f"--set {setting!r}: {name} is {kinds[name]}, got {text!r}") from error
         words.append(f"{name}={text}")
-    return replace(protocol, name=" ".join([protocol.name, *words]), **values)
+    return values, words
 
 
 def describe(protocol: PromptsProtocol | AgreementProtocol | BoxesProtocol) -> str:
@@ -285,6 +303,8 @@ def _number_or_none(text: str) -> float | None:
 _READERS: dict[str, Callable[[str], Any]] = {
     "str": str,
     "int": int,
+    "int | None": int,
+    "float": float,
     "float | None": _number_or_none,
     "bool": _yes_or_no,
     "tuple[int, ...]": _whole_numbers,
@@ -321,7 +341,12 @@ def check_whole_number(name: str, field: str, value: int, least: int) -> None:
         raise ValueError(f"protocol {name!r}: {field} must be a whole number of at least {least}, got {value!r}")
 
 
-def _check_bins(name: str, bins: tuple[AreaBin, ...]) -> None:
+def check_bins(name: str, bins: tuple[AreaBin, ...]) -> None:
+    """Check the area bins of the protocol `name`.
+
+    Raises:
+        ValueError: their limits do not rise, the last has one, or two have one name.
+    """
     limits = [area_bin.below_px for area_bin in bins]
     is_rising = all(low is not None and (high is None or low < high) for low, high in pairwise([0, *limits]))
     if not bins or limits[-1] is not None or not is_rising:

@@ -54,6 +54,20 @@ class Task(Protocol):
         """
 
 
+class PixelsTask(ABC):
+    """A task whose models read the pixels and encode them themselves, as where the whole of their work is timed.
+
+    Attributes:
+        models: all that run.
+    """
+
+    models: tuple[Model, ...]
+
+    @abstractmethod
+    def entry_of_pixels(self, opened: OpenedPicture, stopwatch: Stopwatch, left_out: Counter[str]) -> dict[str, Any]:
+        """Measure a picture; see `Task.entry`."""
+
+
 class MaskTask(ABC):
     """A task that compares masks: `attempts` does it, what is kept are the measurements.
 
@@ -153,7 +167,7 @@ def embed(
 
 def run_pictures(
     pictures: Sequence[Picture],
-    task: Task,
+    task: Task | PixelsTask,
     journal: Journal,
     *,
     store: EmbeddingStore | None = None,
@@ -168,7 +182,7 @@ def run_pictures(
         pictures: in order.
         task: what to measure.
         journal: takes the entries.
-        store: embeddings on disk.
+        store: embeddings on disk, for a task that takes embeddings.
         stopwatch: takes the seconds of each stage.
         progress: told after each picture.
 
@@ -186,8 +200,7 @@ def run_pictures(
         try:
             if isinstance(opened, Exception):
                 raise opened
-            embeddings = embed(opened, task.models, store, stopwatch)
-            entry = task.entry(picture, embeddings, stopwatch, left_out) | {"file_bytes": len(opened.content)}
+            entry = _entry(task, opened, store, stopwatch, left_out) | {"file_bytes": len(opened.content)}
             if opened.is_turned and picture.instances:
                 left_out[NOTED + "pictures turned by their EXIF tag, taken upright"] += 1
         except Exception as error:
@@ -200,6 +213,19 @@ def run_pictures(
         if progress:
             progress(num_done, num_failed, len(pictures))
     return num_before
+
+
+def _entry(
+    task: Task | PixelsTask,
+    opened: OpenedPicture,
+    store: EmbeddingStore | None,
+    stopwatch: Stopwatch,
+    left_out: Counter[str],
+) -> dict[str, Any]:
+    """Hand a picture to a task as the task takes it: its pixels, or its embeddings."""
+    if isinstance(task, PixelsTask):
+        return task.entry_of_pixels(opened, stopwatch, left_out)
+    return task.entry(opened.picture, embed(opened, task.models, store, stopwatch), stopwatch, left_out)
 
 
 def _is_measured(picture: Picture, journal: Journal) -> bool:

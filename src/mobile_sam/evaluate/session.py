@@ -17,7 +17,7 @@ from mobile_sam.evaluate.journal import Journal
 from mobile_sam.evaluate.machine import MachineWatch, machine_facts
 from mobile_sam.evaluate.models import Model
 from mobile_sam.evaluate.report.content import Report
-from mobile_sam.evaluate.run import NOTED, Progress, Task, run_pictures
+from mobile_sam.evaluate.run import NOTED, PixelsTask, Progress, Task, run_pictures
 from mobile_sam.evaluate.run_folder import JOURNAL, check_run_folder
 from mobile_sam.evaluate.stopwatch import Stopwatch
 
@@ -94,7 +94,7 @@ class Session:
             **self.extra,
         }
 
-    def measure(self, task: Task) -> None:
+    def measure(self, task: Task | PixelsTask) -> None:
         """Measure all pictures, but those that an earlier run in the same folder has measured.
 
         Raises:

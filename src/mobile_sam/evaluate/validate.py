@@ -1,15 +1,27 @@
-"""Whole evaluations, each one call: prompts against ground truth, models against each other, COCO AP for boxes."""
+"""Whole evaluations, each one call: against ground truth, models against each other, COCO AP, everything, latency."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 from mobile_sam.data.mask_files import Detections, MaskFile
 from mobile_sam.data.records import Dataset, Picture, Problem
 from mobile_sam.evaluate.agreement import AgreementTask
 from mobile_sam.evaluate.boxes import BoxesTask, ap_tables, average_precisions, box_ap, check_categories, write_results
+from mobile_sam.evaluate.everything import EverythingTask, MakeGenerator, make_sam_generator
+from mobile_sam.evaluate.everything_protocol import EverythingProtocol, describe_everything
+from mobile_sam.evaluate.everything_results import (
+    OBJECT_COLUMNS,
+    compare_runs,
+    object_rows,
+    picture_details,
+    run_tables,
+    sittings,
+    summarise_run,
+)
+from mobile_sam.evaluate.everything_tables import everything_tables
 from mobile_sam.evaluate.latency import LatencyProtocol, measure_latency
 from mobile_sam.evaluate.machine import machine_facts
 from mobile_sam.evaluate.measurements import Measurement, MeasurementTable
@@ -17,8 +29,9 @@ from mobile_sam.evaluate.models import Model, ModelSpec
 from mobile_sam.evaluate.prompts import PromptsTask
 from mobile_sam.evaluate.protocols import AgreementProtocol, BoxesProtocol, PromptsProtocol, describe
 from mobile_sam.evaluate.report.content import NamedTable, Report
+from mobile_sam.evaluate.report.files import write_rows
 from mobile_sam.evaluate.report.page import can_write_page
-from mobile_sam.evaluate.run_folder import check_run_folder, write_report
+from mobile_sam.evaluate.run_folder import MEASUREMENTS_CSV, check_run_folder, write_report
 from mobile_sam.evaluate.session import RunOptions, Session, dataset_facts
 from mobile_sam.evaluate.showcase import make_cases
 from mobile_sam.evaluate.statistics import BOOTSTRAP, compare, summarise
@@ -168,6 +181,65 @@ def evaluate_boxes(
     return report
 
 
+def evaluate_everything(
+    dataset: Dataset,
+    models: Sequence[Model],
+    protocols: Sequence[EverythingProtocol],
+    options: RunOptions | None = None,
+    *,
+    make_generator: MakeGenerator = make_sam_generator,
+) -> Report:
+    """Measure how many annotated objects are among the masks of everything, and how long these take.
+
+    LVIS will do as well: recall asks only of what is annotated.
+
+    Args:
+        dataset: pictures, some with objects; masks and seconds are also counted of the others.
+        models: the first, with the first protocol, is the baseline for differences.
+        protocols: with unique names.
+        options: how the run is done; embeddings are not taken from a folder, since encoding is timed as well.
+        make_generator: makes what segments everything, from a config and an engine.
+
+    Raises:
+        ValueError: as `evaluate_prompts`; also nothing but crowds to be found.
+    """
+    _require_objects(dataset)
+    if all(instance.is_crowd for picture in dataset.pictures for instance in picture.instances):
+        raise ValueError(
+            f"{dataset.name} has only crowds, {dataset.num_instances} of them; recall needs single objects"
+        )
+    session = Session(
+        "everything",
+        "Masks of everything against annotated objects",
+        dataset,
+        models,
+        [protocol.to_json() for protocol in protocols],
+        replace(options or RunOptions(), embeddings=None),
+    )
+    session.measure(EverythingTask(protocols, models, dataset.pictures, make_generator))
+    entries = {name: entry for name, entry in session.entries.items() if "failed" not in entry}
+    with session.stopwatch.stage("statistics"):
+        runs = run_tables(protocols, [model.name for model in models], entries)
+        protocol_of = {protocol.name: protocol for protocol in protocols}
+        summaries = [summarise_run(run, protocol_of[run.protocol]) for run in runs]
+        differences = [compare_runs(run, runs[0]) for run in runs[1:]]
+    report = session.report(
+        summaries[0].num_objects,
+        "objects",
+        tables=everything_tables(summaries, differences),
+        details={
+            "runs": [asdict(summary) for summary in summaries],
+            "differences": [asdict(difference) for difference in differences],
+            "pictures": picture_details(runs),
+        },
+        notes=_notes_of_everything(dataset, protocols, sittings(entries)),
+    )
+    write_report(report, session.options.folder)
+    if session.options.folder is not None:
+        write_rows(session.options.folder / MEASUREMENTS_CSV, OBJECT_COLUMNS, object_rows(runs))
+    return report
+
+
 def evaluate_latency(
     dataset: Dataset, specs: Sequence[ModelSpec], protocol: LatencyProtocol, options: RunOptions | None = None
 ) -> Report:
@@ -218,6 +290,7 @@ def evaluate_latency(
             "start: from a new process to a model that is ready, files in the disk's cache; import and make engine are "
             "parts of it (torch and onnxruntime are imported in make engine). encode: resizing, normalising and the "
             "network, reading the file left out. Prompts: to masks of the picture's size."
+            + (" Everything: encoding among it, with SAM's defaults, to masks." if protocol.everything else "")
         ],
         wall_s=time.perf_counter() - started,
     )
@@ -245,6 +318,23 @@ def _require_ids(dataset: Dataset, masks: MaskFile, protocols: Sequence[Agreemen
             f"the prompt ids in {masks.name} are {found}, those of this run begin with {', '.join(names)}: copy each "
             "prompt_id that --write-prompts wrote, with the same seed and numbers, or use --pairing overlap"
         )
+
+
+def _notes_of_everything(
+    dataset: Dataset, protocols: Sequence[EverythingProtocol], num_pictures_of: Mapping[str, int]
+) -> list[str]:
+    notes = [f"{protocol.name}: {describe_everything(protocol)}." for protocol in protocols]
+    notes += [f"{protocol.name}: {protocol.source}" for protocol in protocols if protocol.source]
+    bins = dict.fromkeys(", ".join(map(str, protocol.area_bins)) for protocol in protocols)
+    notes += [f"Area bins by the annotated area: {text}." for text in bins]
+    if dataset.kind == "lvis":
+        notes.append(
+            "LVIS: of each picture only some categories are annotated; recall is that of the annotated objects."
+        )
+    if len(num_pictures_of) > 1:
+        told = ", ".join(f"{count} from {began[:19]} UTC on" for began, count in num_pictures_of.items())
+        notes.append(f"The seconds come from {len(num_pictures_of)} sittings: pictures measured {told}.")
+    return [*notes, f"{BOOTSTRAP}."]
 
 
 def _area_of(protocol: PromptsProtocol | AgreementProtocol) -> str:

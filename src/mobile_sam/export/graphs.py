@@ -4,8 +4,9 @@ Two graphs, opset 20:
 
 encoder.onnx   image (B, 3, S, S) -> features (B, 256, S/16, S/16)
 decoder.onnx   features (1, 256, S/16, S/16), point_coords (P, N, 2), point_labels (P, N),
-               mask_input (D, 1, S/4, S/4), has_mask_input (D,) with D = 1 or P, mask_tokens (M,) int64
-               -> low_res_logits (P, M, S/4, S/4), iou_predictions (P, M)
+               mask_input (D, 1, S/4, S/4), has_mask_input (D,) with D = 1 or P, mask_tokens (M,) int64,
+               min_iou () -> low_res_logits (R, M, S/4, S/4), iou_predictions (P, M), drawn (R,) int64: the prompts
+               with a predicted IoU of at least min_iou, and always the best; -inf for all
 
 The initializers carry the official keys and are ONNX "external data": file, offset and length of the same bytes in the
 safetensors file. BatchNorm is left in the graph, and runtimes fold it when they load it, because a folded weight would
@@ -65,7 +66,7 @@ class _Decoder(nn.Module):
         self.prompt_encoder, self.mask_decoder = sam.prompt_encoder, sam.mask_decoder
         self.fast = FastMaskDecoder(sam)
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.fast(*inputs)  # type: ignore[no-any-return]
 
 
@@ -82,13 +83,16 @@ def graph_specs(sam: Sam) -> list[GraphSpec]:
         ),
         GraphSpec(
             DECODER_GRAPH, _Decoder(sam),
-            (torch.zeros(1, channels, h, w), points, labels, mask, has_mask, torch.tensor([1, 2, 3])),
-            ("features", "point_coords", "point_labels", "mask_input", "has_mask_input", "mask_tokens"),
-            ("low_res_logits", "iou_predictions"),
+            (
+                torch.zeros(1, channels, h, w), points, labels, mask, has_mask, torch.tensor([1, 2, 3]),
+                torch.tensor(0.0),
+            ),
+            ("features", "point_coords", "point_labels", "mask_input", "has_mask_input", "mask_tokens", "min_iou"),
+            ("low_res_logits", "iou_predictions", "drawn"),
             {
                 "point_coords": {0: "P", 1: "N"}, "point_labels": {0: "P", 1: "N"}, "mask_input": {0: "D"},
-                "has_mask_input": {0: "D"}, "mask_tokens": {0: "M"}, "low_res_logits": {0: "P", 1: "M"},
-                "iou_predictions": {0: "P", 1: "M"},
+                "has_mask_input": {0: "D"}, "mask_tokens": {0: "M"}, "low_res_logits": {0: "R", 1: "M"},
+                "iou_predictions": {0: "P", 1: "M"}, "drawn": {0: "R"},
             },
         ),
     ]  # fmt: skip

@@ -46,8 +46,9 @@ class FastMaskDecoder(nn.Module):
         mask_input: Tensor,
         has_mask_input: Tensor,
         mask_tokens: Tensor | list[int],
-    ) -> tuple[Tensor, Tensor]:
-        """Decode P prompts over one embedding.
+        min_iou: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Decode P prompts over one embedding, and draw the R of them that are worth it.
 
         Args:
             features: see `MaskTokenDecoder.forward`.
@@ -56,14 +57,22 @@ class FastMaskDecoder(nn.Module):
             mask_input: see there.
             has_mask_input: see there.
             mask_tokens: (M,) int64, or a list: which of the four masks are wanted.
+            min_iou: a number; prompts without a mask whose predicted IoU reaches it are not drawn, but the best always
+                is, since runtimes stumble over tensors without elements. None draws all.
 
         Returns:
-            Logits (P, M, 4h, 4w) and predicted IoU (P, M).
+            Logits (R, M, 4h, 4w), predicted IoU (P, M), and which prompts were drawn (R,) int64.
         """
         iou, mask_weights, image_tokens = self.token_decoder(
             features, point_coords, point_labels, mask_input, has_mask_input
         )
-        return self.upscaler(image_tokens, mask_weights[:, mask_tokens]), iou[:, mask_tokens]
+        iou, mask_weights = iou[:, mask_tokens], mask_weights[:, mask_tokens]
+        if min_iou is None:
+            return self.upscaler(image_tokens, mask_weights), iou, torch.arange(len(iou), device=iou.device)
+        best = iou.amax(dim=1)  # (P,)
+        is_drawn = torch.logical_not(best < torch.minimum(min_iou, best.amax()))  # so written, NaN is drawn
+        drawn = is_drawn.nonzero()[:, 0]  # (R,)
+        return self.upscaler(image_tokens[drawn], mask_weights[drawn]), iou, drawn
 
 
 class MaskTokenDecoder(nn.Module):

@@ -76,7 +76,7 @@ def test_a_report_says_when_and_with_what_it_was_made():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match=r"prompts, agreement, boxes, latency, got 'speed'"):
+    with pytest.raises(ValueError, match=r"prompts, agreement, boxes, everything, latency, got 'speed'"):
         Report("speed", "title")
 
 
@@ -139,6 +139,7 @@ def test_settings_are_written_in_words(value, text):
         ("prompts", "IoU with the annotated masks"),
         ("agreement", "IoU with the reference's masks"),
         ("boxes", "COCO AP"),
+        ("everything", "recall of annotated objects"),
         ("latency", "latency"),
     ],
 )

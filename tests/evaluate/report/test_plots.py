@@ -1,5 +1,6 @@
 """The plots: what is drawn is what was measured, and the SVG stands by itself."""
 
+import math
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from numpy.testing import assert_allclose
 from mobile_sam.core.errors import MissingDependencyError
 from mobile_sam.evaluate.measurements import Measurement, MeasurementTable
 from mobile_sam.evaluate.report import plots
-from mobile_sam.evaluate.statistics import BinMean, summarise
+from mobile_sam.evaluate.statistics import BinMean, Interval, summarise
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -251,6 +252,18 @@ def test_names_of_any_characters_are_shown(hand_made, name):
 
 def test_the_same_measurements_give_the_same_plot(large_table):
     assert [plot.svg for plot in all_plots(large_table)] == [plot.svg for plot in all_plots(large_table)]
+
+
+def test_recall_against_seconds_has_a_dot_for_each_and_tells_the_numbers():
+    runs = [
+        plots.TimedRecall("exact a", 9.25, 0.5, Interval(0.4, 0.6)),
+        plots.TimedRecall("fast <b>", 2.5, 0.25, Interval(math.nan, math.nan)),
+    ]
+    plot = plots.recall_against_seconds(runs, "AR@100")
+    assert plot.title == "AR@100 against seconds for a picture"
+    assert plot.alt == f"{plot.title}: exact a 0.500 in 9.25 s, fast <b> 0.250 in 2.5 s."
+    for text in ("exact a", "fast &lt;b&gt;", "AR@100, line: 95% interval"):
+        assert text in plot.svg
 
 
 def test_the_settings_of_matplotlib_are_left_alone_and_do_not_matter(table):

@@ -14,7 +14,7 @@ import numpy as np
 from mobile_sam._version import __version__
 from mobile_sam.evaluate.statistics import BinMean, Difference, Interval, Summary
 
-KINDS = ("prompts", "agreement", "boxes", "latency")
+KINDS = ("prompts", "agreement", "boxes", "everything", "latency")
 
 _SEQUENCES = ("models", "protocols", "failures", "problems", "summaries", "differences", "tables", "notes")
 
@@ -141,6 +141,7 @@ def headline(report: Report) -> str:
         "prompts": "IoU with the annotated masks",
         "agreement": "IoU with the reference's masks for the same prompts",
         "boxes": "COCO AP of the masks for given boxes",
+        "everything": "recall of annotated objects by masks of everything",
         "latency": "latency and memory",
     }[report.kind]
     models = ", ".join(str(model.get("name", "?")) for model in report.models) or "no model"

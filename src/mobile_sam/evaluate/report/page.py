@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 from mobile_sam.core.errors import MissingDependencyError
 from mobile_sam.core.files import atomic_path
+from mobile_sam.evaluate.everything_protocol import RECALLS
 from mobile_sam.evaluate.measurements import MeasurementTable
 from mobile_sam.evaluate.report import plots, tables
+from mobile_sam.evaluate.report.canvas import Plot
 from mobile_sam.evaluate.report.cases import BOTH_RGB, PREDICTED_RGB, TRUTH_RGB, Case, draw_case
 from mobile_sam.evaluate.report.content import Report, headline, setting_text
+from mobile_sam.evaluate.statistics import Interval
 
 if TYPE_CHECKING:
     import jinja2
@@ -61,7 +64,7 @@ def write_page(
         differences=tables.difference_tables(report, report_steps),
         omissions=tables.omission_tables(report),
         setup=tables.setup_tables(report),
-        plots=[] if table is None else draw_plots(report, table, report_steps),
+        plots=_plots_of_everything(report) if table is None else draw_plots(report, table, report_steps),
         case_groups=groups,
         legend=[(name, "rgb({}, {}, {})".format(*rgb)) for name, rgb in (*_LEGEND, (other, TRUTH_RGB))],
     )
@@ -71,7 +74,7 @@ def write_page(
 
 def draw_plots(
     report: Report, table: MeasurementTable, report_steps: Sequence[int] | None = None
-) -> list[tuple[str, list[plots.Plot]]]:
+) -> list[tuple[str, list[Plot]]]:
     """Draw the plots of each protocol: the protocol's name, and its plots.
 
     Raises:
@@ -100,6 +103,23 @@ def draw_plots(
             figures += [plot for plot in calibrations if plot is not None]
         drawn.append((protocol, figures))
     return drawn
+
+
+def _plots_of_everything(report: Report) -> list[tuple[str, list[Plot]]]:
+    """Draw what a report of kind "everything" found, for all protocols together; nothing for other kinds."""
+    if report.kind != "everything":
+        return []
+    recall = RECALLS[-1]
+    runs = [
+        plots.TimedRecall(
+            f"{run['protocol']} {run['model']}",
+            seconds=run["median_s"],
+            recall=run["recall"][recall]["mean"],
+            interval=Interval(**run["recall"][recall]["interval"]),
+        )
+        for run in report.details["runs"]
+    ]
+    return [("", [plots.recall_against_seconds(runs, recall)])]
 
 
 def can_write_page() -> bool:

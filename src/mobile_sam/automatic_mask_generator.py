@@ -1,0 +1,275 @@
+"""SamAutomaticMaskGenerator: SAM's class for "segment everything", on any engine.
+
+The interface is that of `segment_anything.SamAutomaticMaskGenerator` (Kirillov et al. 2023), and in exact mode so are
+the masks. How they come about differs: see docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobile_sam.core.grids import crop_boxes, layer_point_grids
+from mobile_sam.core.images import ImageSource
+from mobile_sam.core.predictions import SINGLE_MASK
+from mobile_sam.core.prompts import PromptBatch
+from mobile_sam.core.upscale_window import upscale_window, window_above
+from mobile_sam.engines import Engine
+from mobile_sam.everything.adaptive import propose_where_needed
+from mobile_sam.everything.boxes import BoxPrompts
+from mobile_sam.everything.candidates import Candidates
+from mobile_sam.everything.config import EverythingConfig
+from mobile_sam.everything.found import Box, FoundMask, Record
+from mobile_sam.everything.proposals import PointDecoder, propose_everywhere
+from mobile_sam.everything.selection import clean_regions, select, select_between_crops, without_small_regions
+from mobile_sam.predictor import SamPredictor, read_rgb
+
+if TYPE_CHECKING:
+    from mobile_sam.modeling.sam import Sam
+
+Progress = Callable[[int, int], None]
+"""Told how many prompts are done with, and how many there are."""
+
+logger = logging.getLogger(__name__)
+
+
+class SamAutomaticMaskGenerator:
+    """Masks of everything in a picture.
+
+    Settings can be read, and changed between pictures, under SAM's names (`generator.pred_iou_thresh = 0.9`).
+
+    Args:
+        model: a `Sam` module (runs on the torch engine); None for the bundled weights.
+        points_per_side: see `EverythingConfig` for this and for the others up to `output_mode`, which come in SAM's
+            order.
+        points_per_batch: see there.
+        pred_iou_thresh: see there.
+        stability_score_thresh: see there.
+        stability_score_offset: see there.
+        box_nms_thresh: see there.
+        crop_n_layers: see there.
+        crop_nms_thresh: see there.
+        crop_overlap_ratio: see there.
+        crop_n_points_downscale_factor: see there.
+        point_grids: see there.
+        min_mask_region_area: see there.
+        output_mode: see there.
+        mode: "exact" or "fast", see there.
+        engine: "auto", "onnxruntime", "torch", or an `Engine` already made.
+        device: see `mobile_sam.engines.make_engine`.
+        precision: see there.
+        num_threads: see there.
+
+    Attributes:
+        config: all settings.
+        predictor: the `SamPredictor` whose engine runs; it has no picture set.
+        num_points: how many points were decoded for the last picture.
+
+    Raises:
+        ValueError: a setting out of its range, or a combination that does not exist, see `SamPredictor`.
+        MissingDependencyError: an engine that is not installed.
+    """
+
+    config: EverythingConfig
+    predictor: SamPredictor
+
+    def __init__(
+        self,
+        model: Sam | None = None,
+        points_per_side: int | None = 32,
+        points_per_batch: int = 64,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        stability_score_offset: float = 1.0,
+        box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        point_grids: Sequence[NDArray[np.float64]] | None = None,
+        min_mask_region_area: int = 0,
+        output_mode: str = "binary_mask",
+        *,
+        mode: str = "exact",
+        engine: str | Engine = "auto",
+        device: str | None = None,
+        precision: str = "fp32",
+        num_threads: int = 0,
+    ) -> None:
+        self.config = EverythingConfig(
+            mode=mode,
+            points_per_side=points_per_side,
+            points_per_batch=points_per_batch,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_score_thresh,
+            stability_score_offset=stability_score_offset,
+            box_nms_thresh=box_nms_thresh,
+            crop_n_layers=crop_n_layers,
+            crop_nms_thresh=crop_nms_thresh,
+            crop_overlap_ratio=crop_overlap_ratio,
+            crop_n_points_downscale_factor=crop_n_points_downscale_factor,
+            point_grids=point_grids,
+            min_mask_region_area=min_mask_region_area,
+            output_mode=output_mode,
+        )
+        self.predictor = SamPredictor(model, engine=engine, device=device, precision=precision, num_threads=num_threads)
+        self.num_points = 0
+
+    @classmethod
+    def from_config(cls, config: EverythingConfig, engine: str | Engine = "auto") -> SamAutomaticMaskGenerator:
+        """Make a generator with these settings, for the bundled weights or an engine already made."""
+        return cls(**{known.name: getattr(config, known.name) for known in fields(config)}, engine=engine)
+
+    def __getattr__(self, name: str) -> Any:
+        """Read a setting by its name."""
+        if name in EverythingConfig.__dataclass_fields__:
+            return getattr(self.config, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Change a setting by its name; it is checked as in the constructor."""
+        if name in EverythingConfig.__dataclass_fields__:
+            super().__setattr__("config", replace(self.config, **{name: value}))
+        else:
+            super().__setattr__(name, value)
+
+    def generate(self, image: ImageSource, progress: Progress | None = None) -> list[Record]:
+        """Find the masks of everything in one picture.
+
+        Args:
+            image: (H, W, 3) uint8 RGB (also grey, with alpha, 16-bit or float, see `mobile_sam.read_image`), a PIL
+                image, or a path.
+            progress: told how many points are done with, decoded or passed over, and how many there are.
+
+        Returns:
+            A record for each mask, by falling predicted IoU (with crops, those of smaller crops first):
+
+            - segmentation: see `OUTPUT_MODES`;
+            - area: in pixels;
+            - bbox: x, y, width, height in pixels, where width is the last column minus the first, as in SAM;
+            - predicted_iou: the model's own guess;
+            - point_coords: [[x, y]], the prompt in pixels of the picture;
+            - stability_score: IoU of the masks cut at the threshold plus and minus `stability_score_offset`;
+            - crop_box: x, y, width, height of the part of the picture that it was found in.
+
+        Raises:
+            ValueError: something that is no picture. FileNotFoundError: no such file.
+        """
+        pixels = read_rgb(image, "RGB")
+        return [mask.to_record(self.config.output_mode) for mask in self._find(pixels, progress)]
+
+    def generate_many(self, images: Iterable[ImageSource]) -> Iterator[list[Record] | None]:
+        """Find the masks of several pictures, one after the other.
+
+        Yields:
+            What `generate` returns for each picture, in order, as soon as it is there; None, and a line in the log, for
+            a picture that cannot be read.
+        """
+        for image in images:
+            try:
+                records = self.generate(image)
+            except (ValueError, OSError) as error:
+                logger.error("left out a picture that cannot be read: %s", error)
+                yield None
+            else:
+                yield records
+
+    def generate_from_boxes(self, image: ImageSource, boxes: Any, progress: Progress | None = None) -> list[Record]:
+        """Make a mask for each box of any detector, with one encoding however many boxes there are.
+
+        Args:
+            image: as for `generate`.
+            boxes: (N, 4) x1, y1, x2, y2 in pixels of the picture, a `supervision.Detections`, or what
+                `mobile_sam.data.mask_files.read_detections` has of a picture.
+            progress: told how many boxes are done with, and how many there are.
+
+        Returns:
+            N records in the order of the boxes, none left out. They are as those of `generate`, but `point_coords` is
+            empty, `box` is the prompt, and `score` and `category_id` are there if they are known. An empty mask has
+            area 0 and zeros as bbox.
+
+        Raises:
+            ValueError: no picture, or boxes that are malformed or outside of it. FileNotFoundError: no such file.
+        """
+        pixels, config, engine = read_rgb(image, "RGB"), self.config, self.predictor.engine
+        image_hw = (pixels.shape[0], pixels.shape[1])
+        asked = BoxPrompts.of(boxes, image_hw)
+        count = _Count(len(asked.prompts), progress)
+        if not asked.prompts:
+            return []
+        (embedding,) = engine.encode([pixels])
+        threshold, offset = self.predictor.mask_threshold, config.stability_score_offset
+        batch = PromptBatch.from_prompts(asked.prompts, embedding.resize)
+        found: list[FoundMask] = []
+        for part in engine.decode_above(embedding, batch, -np.inf, SINGLE_MASK, config.points_per_batch):
+            for logits, predicted_iou in zip(part.low_res_logits, part.iou_predictions.tolist(), strict=True):
+                drawn = window_above(logits, threshold - offset)
+                window = upscale_window(drawn, embedding.input_hw, image_hw, threshold, offset, embedding.input_side)
+                found.append(FoundMask.of(window, predicted_iou, None, (0, 0, image_hw[1], image_hw[0]), image_hw))
+            count.add(part.num_prompts)
+        if config.min_mask_region_area > 0:
+            found = [without_small_regions(mask, config.min_mask_region_area)[0] for mask in found]
+        return [mask.to_record(config.output_mode) | asked.facts(row) for row, mask in enumerate(found)]
+
+    def _find(self, pixels: NDArray[np.uint8], progress: Progress | None) -> list[FoundMask]:
+        """Find the masks in (H, W, 3) uint8 RGB."""
+        config, image_hw = self.config, (pixels.shape[0], pixels.shape[1])
+        boxes, layers = crop_boxes(image_hw, config.crop_n_layers, config.crop_overlap_ratio)
+        grids = self._grids()
+        count = _Count(sum(len(grids[layer]) for layer in layers), progress)
+        self.num_points = 0
+        found: list[FoundMask] = []
+        for (x1, y1, x2, y2), layer in zip(boxes, layers, strict=True):
+            found += self._find_in_crop(pixels[y1:y2, x1:x2], (x1, y1, x2, y2), grids[layer], image_hw, count)
+        if len(boxes) > 1:
+            found = select_between_crops(found, config.crop_nms_thresh)
+        if config.min_mask_region_area > 0:
+            iou_threshold = max(config.box_nms_thresh, config.crop_nms_thresh)
+            found = clean_regions(found, config.min_mask_region_area, iou_threshold)
+        return found
+
+    def _find_in_crop(
+        self,
+        pixels: NDArray[np.uint8],
+        crop_box: Box,
+        grid: NDArray[np.float64],
+        image_hw: tuple[int, int],
+        count: _Count,
+    ) -> list[FoundMask]:
+        """Find the masks in a crop (h, w, 3), with a grid of points as shares of its sides."""
+        engine = self.predictor.engine
+        (embedding,) = engine.encode([np.ascontiguousarray(pixels)])
+        points_xy = grid * (pixels.shape[1], pixels.shape[0])
+        candidates = Candidates(embedding, self.config, self.predictor.mask_threshold)
+        decoder = PointDecoder(engine, points_xy, candidates)
+        if self.config.mode == "fast":
+            propose_where_needed(decoder, grid, count.add)
+        else:
+            propose_everywhere(decoder, count.add)
+        self.num_points += decoder.num_decoded
+        return select(candidates, points_xy, crop_box, image_hw, decoder.draw_again)
+
+    def _grids(self) -> Sequence[NDArray[np.float64]]:
+        """Points as shares of the crop's sides, (N, 2) for each layer."""
+        config = self.config
+        if config.point_grids is not None:
+            return config.point_grids
+        assert config.points_per_side is not None
+        return layer_point_grids(config.points_per_side, config.crop_n_layers, config.crop_n_points_downscale_factor)
+
+
+class _Count:
+    """Counts what is done with, for a progress bar."""
+
+    def __init__(self, num_all: int, progress: Progress | None) -> None:
+        self.num_all, self.num_done, self.progress = num_all, 0, progress
+
+    def add(self, num: int) -> None:
+        self.num_done += num
+        if self.progress:
+            self.progress(self.num_done, self.num_all)

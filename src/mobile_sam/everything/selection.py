@@ -1,0 +1,142 @@
+"""From candidates to masks: the original's tests at the picture's size, for as few masks as it takes.
+
+The original makes every candidate's mask, tests its stability and its place, and suppresses those whose box overlaps a
+better one's. The result is the same if candidates are taken by falling predicted IoU and each is first asked whether
+its box, of which the low-resolution mask gives bounds, must overlap a mask that is kept already. Only where that is
+open is the mask made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobile_sam.core.masks import masks_to_boxes
+from mobile_sam.core.regions import remove_small_regions
+from mobile_sam.core.rle import window_to_runs
+from mobile_sam.core.selection import nms_boxes
+from mobile_sam.core.upscale_window import WindowLogits, upscale_window
+from mobile_sam.everything.candidates import Candidate, Candidates
+from mobile_sam.everything.found import Box, FoundMask
+from mobile_sam.utils.amg import is_box_near_crop_edge
+
+
+def select(
+    candidates: Candidates,
+    points_xy: NDArray[np.float64],
+    crop_box: Box,
+    image_hw: tuple[int, int],
+    draw_again: Callable[[Candidate], WindowLogits],
+) -> list[FoundMask]:
+    """Keep the best of the masks of one crop.
+
+    Args:
+        candidates: of the crop.
+        points_xy: (P, 2) the crop's prompts, in its pixels.
+        crop_box: x1, y1, x2, y2 in the picture.
+        image_hw: height and width of the picture.
+        draw_again: gives the logits that were not kept.
+
+    Returns:
+        The masks, by falling predicted IoU.
+    """
+    config, embedding = candidates.config, candidates.embedding
+    kept = _KeptBoxes(config.box_nms_thresh)
+    found = []
+    for candidate in candidates.by_predicted_iou():
+        if kept.surely_suppress(candidate):
+            continue
+        window = upscale_window(
+            candidate.window or draw_again(candidate), embedding.input_hw, embedding.image_hw,
+            candidates.mask_threshold, config.stability_score_offset, embedding.input_side,
+        )  # fmt: skip
+        if not window.pixels.size or not window.stability_score >= config.stability_score_thresh:
+            continue
+        box = np.array(window.box_xyxy, np.float64)
+        if is_box_near_crop_edge(box[None], list(crop_box), [0, 0, image_hw[1], image_hw[0]])[0]:
+            continue
+        if kept.add(box):
+            x, y = points_xy[candidate.prompt_row].tolist()
+            found.append(FoundMask.of(window, candidate.predicted_iou, (x, y), crop_box, image_hw))
+    return found
+
+
+class _KeptBoxes:
+    """Boxes that are kept, none of which overlaps another by more than a threshold.
+
+    As in torchvision's `nms`, the area of a box is (x2 - x1) * (y2 - y1), in float32.
+    """
+
+    def __init__(self, iou_threshold: float) -> None:
+        self.iou_threshold = iou_threshold
+        self._boxes = np.zeros((0, 4), np.float32)
+
+    def surely_suppress(self, candidate: Candidate) -> bool:
+        """Tell whether a candidate overlaps one of the boxes too much, whatever its box is within its bounds."""
+        if not len(self._boxes):
+            return False
+        least_shared = _shared(self._boxes, np.array(candidate.inner_box, np.float32))  # (K,)
+        most_area = _areas(np.array(candidate.outer_box, np.float32))
+        least_iou = least_shared / (_areas(self._boxes) + most_area - least_shared)
+        return bool((least_iou > self.iou_threshold).any())
+
+    def add(self, box_xyxy: NDArray[np.float64]) -> bool:
+        """Keep a box (4,) if it overlaps none too much, and tell whether it is kept."""
+        box = box_xyxy.astype(np.float32)
+        shared = _shared(self._boxes, box)  # (K,)
+        with np.errstate(invalid="ignore"):  # two boxes without area: 0 / 0, which is not above any threshold
+            iou = shared / (_areas(self._boxes) + _areas(box) - shared)
+        if (iou > self.iou_threshold).any():
+            return False
+        self._boxes = np.concatenate([self._boxes, box[None]])
+        return True
+
+
+def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(..., 4) -> (...)."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _shared(boxes: NDArray[np.float32], box: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Area that each box (K, 4) has in common with one (4,): (K,)."""
+    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])  # (K, 2)
+    shared: NDArray[np.float32] = np.maximum(sides, 0).prod(axis=1)
+    return shared
+
+
+def select_between_crops(found: Sequence[FoundMask], iou_threshold: float) -> list[FoundMask]:
+    """Of masks of different crops whose boxes overlap, keep that of the smaller crop; smaller crops come first."""
+    if not found:
+        return []
+    crops = np.array([mask.crop_box for mask in found], np.float32)
+    return [found[index] for index in nms_boxes(_boxes(found), 1 / _areas(crops), iou_threshold)]
+
+
+def clean_regions(found: Sequence[FoundMask], min_area_px: int, iou_threshold: float) -> list[FoundMask]:
+    """Fill small holes and remove small islands, then drop what has become like another; unchanged masks come first."""
+    if not found:
+        return []
+    results = [without_small_regions(mask, min_area_px) for mask in found]
+    cleaned = [mask for mask, _ in results]
+    scores = np.array([0.0 if is_changed else 1.0 for _, is_changed in results])
+    return [cleaned[index] for index in nms_boxes(_boxes(cleaned), scores, iou_threshold)]
+
+
+def without_small_regions(mask: FoundMask, min_area_px: int) -> tuple[FoundMask, bool]:
+    """Fill holes and remove islands of fewer pixels; also tell whether there were any."""
+    if not mask.area_px:
+        return mask, False
+    pixels, had_holes = remove_small_regions(mask.mask(), min_area_px, "holes")
+    pixels, had_islands = remove_small_regions(pixels, min_area_px, "islands")
+    if not had_holes and not had_islands:
+        return mask, False
+    x1, y1, x2, y2 = masks_to_boxes(pixels[None])[0].tolist()
+    runs = window_to_runs(pixels[y1 : y2 + 1, x1 : x2 + 1], (x1, y1), mask.image_hw)
+    return replace(mask, runs=runs, box_xyxy=(x1, y1, x2, y2)), True
+
+
+def _boxes(found: Sequence[FoundMask]) -> NDArray[np.float64]:
+    return np.array([mask.box_xyxy for mask in found], np.float64)
