@@ -24,7 +24,9 @@ demo: $(RUNTIME)/.installed
 		--box 20,10,365,511 --box 350,2,465,290 --box 270,340,508,511 -o demo/astronaut_overlay.png
 	$(RUNTIME)/bin/mobile-sam segment examples/astronaut.png --box 20,10,365,511 --style cutout \
 		-o demo/astronaut_cutout.png
-	@echo "Open $(CURDIR)/demo/astronaut_overlay.png and $(CURDIR)/demo/astronaut_cutout.png"
+	$(RUNTIME)/bin/mobile-sam everything examples/coffee.png --mode fast -o demo/coffee_everything.png
+	@echo "Open $(CURDIR)/demo/astronaut_overlay.png, $(CURDIR)/demo/astronaut_cutout.png"
+	@echo "and $(CURDIR)/demo/coffee_everything.png"
 
 test: $(DEV)/.installed
 	$(DEV)/bin/python -m pytest

@@ -3,6 +3,8 @@
     {"command": "load"}                                  imports the package and builds the predictor
     {"command": "encode", "picture": "cat.png"}          set_image; "save": "x.npz" keeps the embedding
     {"command": "click", "x": 10, "y": 20}               predict of one foreground point; "save" keeps the masks
+    {"command": "everything", "picture": "cat.png"}      SamAutomaticMaskGenerator.generate; "settings": {...} of its
+                                                         constructor; "save" keeps the masks
     {"command": "exit"}
 
 Every answer has `seconds` (measured here, without reading the picture or saving) and `peak_rss_mb` (as it stood before
@@ -148,6 +150,37 @@ class Worker:
             np.savez(save, masks=bits, predicted_iou=predicted_iou, low_res_logits=low_res_logits)
         return answer
 
+    def everything(self, picture: str, settings: dict[str, Any] | None = None, save: str | None = None) -> Answer:
+        """Generate the masks of everything in a picture file, with the model that is loaded.
+
+        Saved, for `output_mode="binary_mask"`: `masks` (N, ceil(H * W / 8)) packed bits, `predicted_iou` (N,),
+        `size_hw` (2,). `num_points`, how many points were decoded, is None for the original, which decodes them all.
+        """
+        import numpy as np
+
+        from mobile_sam import SamAutomaticMaskGenerator
+
+        is_original = self.variant == "original"
+        model = {"model": self.predictor.model} if is_original else {"engine": self.predictor.engine}
+        generator = SamAutomaticMaskGenerator(**model, **(settings or {}))
+        image = read_rgb(picture)
+        start = time.perf_counter()
+        records = generator.generate(image)
+        answer = {
+            "seconds": time.perf_counter() - start,
+            "peak_rss_mb": peak_rss_mb(),
+            "size_hw": image.shape[:2],
+            "num_masks": len(records),
+            "num_points": None if is_original else generator.num_points,
+        }
+        if save:
+            bits = [np.packbits(record["segmentation"].ravel()) for record in records]  # N of (ceil(H * W / 8),)
+            predicted_iou = [record["predicted_iou"] for record in records]
+            np.savez(
+                save, masks=np.array(bits, np.uint8), predicted_iou=np.array(predicted_iou), size_hw=image.shape[:2]
+            )
+        return answer
+
 
 @functools.lru_cache(maxsize=1)
 def read_rgb(picture: str) -> Any:
@@ -160,7 +193,12 @@ def read_rgb(picture: str) -> Any:
 
 def serve(worker: Worker, requests: TextIO, answers: TextIO) -> None:
     """Answer requests until `exit` or the end of the input; an error ends the process with its traceback."""
-    commands: dict[str, Callable[..., Answer]] = {"load": worker.load, "encode": worker.encode, "click": worker.click}
+    commands: dict[str, Callable[..., Answer]] = {
+        "load": worker.load,
+        "encode": worker.encode,
+        "click": worker.click,
+        "everything": worker.everything,
+    }
     for line in requests:
         request = json.loads(line)
         command = request.pop("command")

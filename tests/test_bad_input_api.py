@@ -66,7 +66,6 @@ def test_the_one_call_interface_refuses_a_bad_picture_by_name(onnx_predictor, tm
 @pytest.mark.parametrize(
     ("prompts", "words"),
     [
-        ({}, "no prompt"),
         ({"labels": [1]}, "no prompt"),
         ({"bboxes": [1, 2, 3, 4], "labels": [1]}, "labels came without points"),
         ({"points": [[1, 2], [3, 4]], "labels": [1]}, "labels must be"),

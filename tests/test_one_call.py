@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from mobile_sam import SAM, Results, SamPredictor
+from mobile_sam import SAM, EverythingConfig, Results, SamAutomaticMaskGenerator, SamPredictor
 from mobile_sam.core.errors import ImageReadError
 from mobile_sam.core.weights import ENCODER_PREFIX, bundled_weights_path, fingerprint_of_file
 from mobile_sam.one_call import list_pictures
@@ -96,7 +96,6 @@ def test_binary_masks_of_any_dtype_are_objects(sam, dtype, num_masks):
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ({}, "no prompt: pass points=, bboxes= or masks="),
         ({"labels": [1]}, "no prompt"),
         ({"labels": [1], "bboxes": [1, 2, 3, 4]}, "labels came without points"),
         ({"points": [A, B], "bboxes": [[1, 2, 3, 4]]}, r"same objects, row by row, got \{'points': 2, 'bboxes': 1\}"),
@@ -222,9 +221,31 @@ def test_a_stream_segments_a_picture_when_it_is_reached(sam, disc_engine, monkey
 
 
 def test_a_stream_refuses_wrong_prompts_at_once(sam):
-    for wrong in ({}, {"points": [1, 2, 3]}, {"points": A, "image_format": "HSV"}):
+    for wrong in ({"labels": [1]}, {"points": [1, 2, 3]}, {"points": A, "image_format": "HSV"}):
         with pytest.raises(ValueError, match=r"no prompt|points must|image_format"):
             sam.predict([PICTURE] * 2, stream=True, **wrong)
+
+
+def test_without_prompts_everything_is_segmented(disc_engine, sam):
+    settings = EverythingConfig(points_per_side=3, pred_iou_thresh=0.7, stability_score_thresh=0.5)
+    records = SamAutomaticMaskGenerator.from_config(settings, disc_engine).generate(PICTURE)
+    (results,) = sam.predict(np.ascontiguousarray(PICTURE[:, :, ::-1]), everything=settings)
+    assert len(results) == len(records) > 3
+    for mask, prompt, record in zip(results.masks.data, results.prompts, records, strict=True):
+        assert_array_equal(mask, record["segmentation"])
+        assert_allclose(prompt.points_xy, record["point_coords"])
+    assert_allclose(results.boxes.conf, [record["predicted_iou"] for record in records])
+
+
+def test_a_picture_with_nothing_in_it_gives_no_rows(sam):
+    (results,) = sam.predict(PICTURE)  # no disc is predicted to be as good as SAM's defaults ask for
+    assert (len(results), results.masks.data.shape, results.summary()) == (0, (0, *HW), [])
+    assert results.plot().shape == (*HW, 3)
+
+
+def test_settings_for_everything_do_not_go_with_prompts(sam):
+    with pytest.raises(ValueError, match="everything= came together with prompts"):
+        sam.predict(PICTURE, points=A, everything=EverythingConfig(mode="fast"))
 
 
 def test_the_time_spent_is_told_in_parts(sam):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mobile_sam.core.images import read_image
     from mobile_sam.core.predictions import Prediction
     from mobile_sam.core.prompts import Prompt
+    from mobile_sam.everything.config import EverythingConfig
     from mobile_sam.one_call import SAM
     from mobile_sam.predictor import SamPredictor
     from mobile_sam.results import Results
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "SAM": "mobile_sam.one_call",
     "Embedding": "mobile_sam.core.embedding",
+    "EverythingConfig": "mobile_sam.everything.config",
     "Prediction": "mobile_sam.core.predictions",
     "Prompt": "mobile_sam.core.prompts",
     "Results": "mobile_sam.results",
@@ -50,6 +52,7 @@ _HOMES = {
 __all__ = [
     "SAM",
     "Embedding",
+    "EverythingConfig",
     "Prediction",
     "Prompt",
     "Results",

@@ -1,7 +1,8 @@
 """The one-call interface: `SAM("mobile_sam.pt").predict("zidane.jpg", points=[900, 370], labels=[1])`.
 
 Prompts, shapes and results behave as the documentation of the well-known wrapper describes, with two differences: a
-mask is never dropped for its score, so row i always answers prompt i, and nothing is downloaded.
+mask is never dropped for its score, so row i always answers prompt i, and nothing is downloaded. Without prompts
+everything is segmented.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ import glob
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mobile_sam.automatic_mask_generator import SamAutomaticMaskGenerator
 from mobile_sam.core.images import ImageSource
 from mobile_sam.core.prompts import Prompt
 from mobile_sam.data.folders import PICTURE_SUFFIXES
 from mobile_sam.engines import Engine, make_engine
+from mobile_sam.everything.config import EverythingConfig
 from mobile_sam.predictor import SamPredictor, check_image_format, read_rgb
 from mobile_sam.results import Results
 
@@ -67,8 +72,9 @@ class SAM:
         *,
         multimask_output: bool = False,
         image_format: str = "BGR",
+        everything: EverythingConfig | None = None,
     ) -> list[Results] | Iterator[Results]:
-        """Segment the objects that the prompts point at.
+        """Segment the objects that the prompts point at, or everything if there are none.
 
         Args:
             source: a picture (path, PIL image, (H, W, 3) array), a folder, a pattern such as "*.jpg", or a list of
@@ -80,19 +86,31 @@ class SAM:
             masks: (H, W) or (N, H, W) binary masks of the picture's size, one object each.
             multimask_output: three masks for each prompt in place of one; `Results.prompt_index` tells whose.
             image_format: order of an array's channels: "BGR", as cv2.imread gives, or "RGB".
+            everything: how everything is segmented where there is no prompt; by default as in SAM.
 
         Returns:
-            One `Results` for each picture. In a folder, pattern or list a picture that cannot be read is logged and
+            One `Results` for each picture; without prompts its rows are masks by falling predicted IoU, and the prompts
+            the points that found them. In a folder, pattern or list a picture that cannot be read is logged and
             left out, and when none of them can, that is an error.
 
         Raises:
-            FileNotFoundError, ValueError: no such picture; no prompt; shapes or counts that do not fit.
+            FileNotFoundError, ValueError: no such picture; shapes or counts that do not fit; settings for everything
+                together with prompts.
         """
         check_image_format(image_format)
-        prompts = prompts_from_arrays(points, labels, bboxes, masks)
+        has_prompts = any(prompt is not None for prompt in (points, labels, bboxes, masks))
+        if has_prompts and everything is not None:
+            raise ValueError("everything= came together with prompts; leave out one or the other")
+        segment: _Segment
+        if has_prompts:
+            prompts = prompts_from_arrays(points, labels, bboxes, masks)
+            segment = partial(_segment_prompts, SamPredictor(engine=self.engine), prompts, multimask_output)
+        else:
+            config = replace(everything or EverythingConfig(), output_mode="binary_mask")
+            segment = partial(_segment_everything, SamAutomaticMaskGenerator.from_config(config, self.engine))
         pictures = list_pictures(source)
         is_batch = not (len(pictures) == 1 and pictures[0] is source)
-        results = self._segment(pictures, prompts, multimask_output, image_format, skip_broken=is_batch)
+        results = self._segment(pictures, segment, image_format, skip_broken=is_batch)
         return results if stream else list(results)
 
     def info(self) -> dict[str, str]:
@@ -102,12 +120,11 @@ class SAM:
     def _segment(
         self,
         pictures: Sequence[ImageSource],
-        prompts: list[Prompt],
-        multimask_output: bool,
+        segment: _Segment,
         image_format: str,
         skip_broken: bool,
     ) -> Iterator[Results]:
-        predictor, num_broken = SamPredictor(engine=self.engine), 0
+        num_broken = 0
         for picture in pictures:
             started = time.perf_counter()
             try:
@@ -120,7 +137,14 @@ class SAM:
                 logger.error("left out a picture that cannot be read: %s", error)
                 continue
             path = os.fspath(picture) if isinstance(picture, (str, os.PathLike)) else ""
-            yield _results_of(predictor, image, path, prompts, multimask_output, started)
+            was_read = time.perf_counter()
+            answer = segment(image)
+            speed = {
+                "preprocess": 1e3 * (was_read - started),
+                "inference": 1e3 * (answer.was_segmented - was_read),
+                "postprocess": 1e3 * (time.perf_counter() - answer.was_segmented),
+            }
+            yield Results(image, answer.masks, answer.scores, answer.prompts, answer.prompt_index, path, speed)
 
 
 def prompts_from_arrays(
@@ -180,27 +204,51 @@ def list_pictures(source: Any) -> list[ImageSource]:
     return [source]
 
 
-def _results_of(
-    predictor: SamPredictor,
-    image: NDArray[np.uint8],
-    path: str,
-    prompts: list[Prompt],
-    multimask_output: bool,
-    started: float,
-) -> Results:
-    was_read = time.perf_counter()
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What was found in a picture.
+
+    Attributes:
+        masks: (N, H, W) bool.
+        scores: (N,) float32, predicted IoU.
+        prompts: P prompts.
+        prompt_index: (N,) int64, which prompt each mask answers.
+        was_segmented: when the last mask was there, on the clock of `time.perf_counter`.
+    """
+
+    masks: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    prompts: list[Prompt]
+    prompt_index: NDArray[np.int64]
+    was_segmented: float
+
+
+_Segment: TypeAlias = Callable[[NDArray[np.uint8]], _Answer]
+
+
+def _segment_prompts(
+    predictor: SamPredictor, prompts: list[Prompt], multimask_output: bool, image: NDArray[np.uint8]
+) -> _Answer:
+    """Answer prompts on a picture (H, W, 3)."""
     predictor.set_image(image)
     predictions = predictor.predict_batch(prompts, multimask_output)
     was_segmented = time.perf_counter()
     masks = np.concatenate([prediction.masks for prediction in predictions])
     scores = np.concatenate([prediction.iou_predictions for prediction in predictions])
     prompt_index = np.repeat(np.arange(len(prompts)), [len(prediction.masks) for prediction in predictions])
-    speed = {
-        "preprocess": 1e3 * (was_read - started),
-        "inference": 1e3 * (was_segmented - was_read),
-        "postprocess": 1e3 * (time.perf_counter() - was_segmented),
-    }
-    return Results(image, masks, scores, prompts, prompt_index, path, speed)
+    return _Answer(masks, scores, prompts, prompt_index, was_segmented)
+
+
+def _segment_everything(generator: SamAutomaticMaskGenerator, image: NDArray[np.uint8]) -> _Answer:
+    """Find everything in a picture (H, W, 3)."""
+    records = generator.generate(image)
+    was_segmented = time.perf_counter()
+    masks = np.zeros((len(records), *image.shape[:2]), np.bool_)
+    for mask, record in zip(masks, records, strict=True):
+        mask[:] = record.pop("segmentation")
+    scores = np.array([record["predicted_iou"] for record in records], np.float32)
+    prompts = [Prompt.of(record["point_coords"]) for record in records]
+    return _Answer(masks, scores, prompts, np.arange(len(records)), was_segmented)
 
 
 def _point_rows(points: ArrayLike) -> NDArray[Any]:

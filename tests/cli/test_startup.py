@@ -28,7 +28,9 @@ def modules_after(*arguments):
     return set(json.loads(run_python(RUN, *arguments).stderr.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("arguments", [("import",), ("--help",), ("segment", "--help"), ("--version",)])
+@pytest.mark.parametrize(
+    "arguments", [("import",), ("--help",), ("segment", "--help"), ("everything", "--help"), ("--version",)]
+)
 def test_help_and_import_load_no_heavy_library(arguments):
     heavy = {"torch", "numpy", "cv2", "onnxruntime", "PIL", "pycocotools", "safetensors"}
     assert modules_after(*arguments) & heavy == set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from enum import Enum
 from functools import partial
@@ -14,15 +13,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mobile_sam._version import __version__
-from mobile_sam.cli.config_options import SettingsCommand
+from mobile_sam.cli.config_options import with_settings
 from mobile_sam.cli.evaluate import SOME_FAILED
-from mobile_sam.cli.everything_outputs import Outputs, Part, choose_outputs
+from mobile_sam.everything.config import EverythingConfig
 
 if TYPE_CHECKING:
     from mobile_sam.automatic_mask_generator import SamAutomaticMaskGenerator
-    from mobile_sam.cli.everything_folder import Place
-    from mobile_sam.data.records import Picture
-    from mobile_sam.everything.config import EverythingConfig
+
+
+class Part(str, Enum):
+    """What lies in a photo's folder."""
+
+    masks = "masks"
+    overlay = "overlay"
+    labels = "labels"
+    coco = "coco"
 
 
 class SortKey(str, Enum):
@@ -33,99 +38,98 @@ class SortKey(str, Enum):
     stability_score = "stability_score"
 
 
-def everything_app() -> typer.Typer:
-    """Make the app that `mobile-sam` takes the command `everything` from."""
-    app = typer.Typer(rich_markup_mode=None)
-    app.command(cls=SettingsCommand)(everything)
-    return app
-
-
+@with_settings
 def everything(
-    context: typer.Context,
     photo: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.", show_default=False)],
     output: Annotated[
         list[Path] | None,
         typer.Option(
             "--output",
             "-o",
-            help="A picture (the overlay), a .json (COCO), or a folder, in which each picture gets a folder as by "
-            "SAM's amg.py, with overlay.png, labels.png and coco.json. Repeatable for one picture; several need a "
-            "folder or a .json. [default: PHOTO_everything.png here]",
+            help="What to write, by its name: a picture (the masks drawn over the photo), a .json (COCO), or a folder "
+            "(all of --write, for each photo in a folder of its own). Repeatable for one photo; several need a folder "
+            "or a .json. [default: PHOTO_everything.png here]",
         ),
     ] = None,
-    write: Annotated[list[Part] | None, typer.Option(help="Only this in a folder. Repeatable. [default: all]")] = None,
+    *,
+    write: Annotated[
+        list[Part] | None,
+        typer.Option(
+            help="Only this in a photo's folder: masks (0.png, 1.png, ... and metadata.csv, as SAM's amg.py writes "
+            "them), overlay (.png), labels (.png of 16 bits that looks black: each pixel holds the number, from 1, of "
+            "its smallest mask), coco (.json). Repeatable. [default: all]"
+        ),
+    ] = None,
     convert_to_rle: Annotated[
-        bool, typer.Option("--convert-to-rle", help="In a folder, a STEM.json of COCO RLE for each picture instead.")
+        bool, typer.Option("--convert-to-rle", help="In a folder, for each photo only PHOTO.json, a list of masks.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace results of other settings; equal ones are skipped anyway.")
+        bool, typer.Option("--overwrite", help="Replace what a run with other settings wrote into the folder.")
     ] = False,
+    min_area: Annotated[int, typer.Option(help="Leave out masks with fewer pixels.", min=0)] = 0,
+    max_masks: Annotated[
+        int | None, typer.Option(help="Keep only the first so many, as sorted. [default: all]", min=1)
+    ] = None,
+    sort: Annotated[
+        SortKey | None,
+        typer.Option(help="Order of masks, the greatest first. [default: predicted_iou; with --boxes theirs]"),
+    ] = None,
     boxes: Annotated[
         Path | None,
-        typer.Option(help="COCO detections: a mask for each box, in their order. Settings of the grid do not apply."),
-    ] = None,
-    min_area: Annotated[int, typer.Option(help="Leave out masks with fewer pixels.", min=0)] = 0,
-    max_masks: Annotated[int | None, typer.Option(help="Keep only the first so many, as sorted.", min=1)] = None,
-    sort: Annotated[
-        SortKey | None, typer.Option(help="Greatest first. [default: predicted IoU, or as the boxes]")
+        typer.Option(
+            help="JSON of a detector's boxes (COCO results; image_id is the photo's file name, stem or number): a mask "
+            "for each instead, whatever its scores."
+        ),
     ] = None,
     engine: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
     model: Annotated[str | None, typer.Option(help="A checkpoint. [default: the bundled weights]")] = None,
+    **settings: Any,
 ) -> None:
-    """Segment everything in pictures, or whatever a detector's boxes show.
+    """Segment everything in photos.
 
-    A folder's pictures that were done before with the same settings are skipped, so a run that was stopped goes on.
+    Results in a folder are kept: the same command skips photos that are done, and so goes on after it was stopped.
+    The options from --points-per-side on are those of SAM's SamAutomaticMaskGenerator.
     """
     from mobile_sam.cli.everything_boxes import read_boxes
+    from mobile_sam.cli.everything_folder import places_in
+    from mobile_sam.cli.everything_outputs import choose_outputs
     from mobile_sam.cli.everything_run import Selection, Work, run
     from mobile_sam.data.sources import list_picture_files
 
+    config = EverythingConfig(**settings, output_mode="coco_rle")
     pictures = list_picture_files(photo).pictures
     outputs = choose_outputs(output or [], pictures)
     if outputs.folder is None and (write or convert_to_rle):
         raise ValueError(f"--{'write' if write else 'convert-to-rle'} is for results in a folder; name one with -o")
     if write and convert_to_rle:
-        raise ValueError("--write and --convert-to-rle exclude each other: STEM.json holds nothing but run lengths")
-    parts = tuple(part for part in Part if not write or part in write)
-    places = _checked_places(outputs, pictures, convert_to_rle, {"the boxes": boxes, "the checkpoint": _file(model)})
+        raise ValueError("--write and --convert-to-rle exclude each other: PHOTO.json holds nothing but run lengths")
+    parts = tuple(part.value for part in Part if not write or part in write)
+    checkpoint = _checkpoint(model)
+    inputs = {"the photo" if len(pictures) == 1 else f"the photo {one.id}": one.path for one in pictures}
+    inputs |= {what: file for what, file in (("the boxes", boxes), ("the checkpoint", checkpoint)) if file}
+    outputs.check(inputs)
+    places = places_in(outputs.folder, pictures, inputs, as_run_lengths=convert_to_rle) if outputs.folder else {}
     found, boxes_sha256 = read_boxes(boxes, pictures) if boxes else (None, None)
     selection = Selection(sort.value if sort else None, min_area, max_masks)
-    written = "run lengths" if convert_to_rle else [part.value for part in parts]
-    more = {**asdict(selection), "boxes_file_sha256": boxes_sha256, "written": written if outputs.folder else None}
-    config: EverythingConfig = context.obj
-    made_by = _made_by(config.to_json() | more, engine, model)
-    work = Work(partial(_make_generator, config, engine, model), outputs, parts, overwrite, found, selection, made_by)
-    num_failed = run(work, pictures, places)
+    written = None if outputs.folder is None else "run lengths" if convert_to_rle else list(parts)
+    more = {**asdict(selection), "boxes_file_sha256": boxes_sha256, "written": written}
+    made_by = _made_by(config.to_json() | more, engine, checkpoint)
+    make_generator = partial(_make_generator, config, engine, checkpoint)
+    num_failed = run(Work(make_generator, outputs, parts, overwrite, found, selection, made_by), pictures, places)
     if num_failed:
         print(f"{num_failed} of {len(pictures)} pictures failed", file=sys.stderr)
         raise typer.Exit(SOME_FAILED)
 
 
-def _make_generator(config: EverythingConfig, engine: str, model: str | None) -> SamAutomaticMaskGenerator:
+def _make_generator(config: EverythingConfig, engine: str, checkpoint: Path | None) -> SamAutomaticMaskGenerator:
     """Make what finds the masks; tests put something quicker here."""
     from mobile_sam.automatic_mask_generator import SamAutomaticMaskGenerator
     from mobile_sam.engines import make_engine
 
-    return SamAutomaticMaskGenerator.from_config(config, make_engine(engine, model))
+    return SamAutomaticMaskGenerator.from_config(config, make_engine(engine, checkpoint))
 
 
-def _checked_places(
-    outputs: Outputs, pictures: Sequence[Picture], as_run_lengths: bool, inputs: dict[str, Path | None]
-) -> list[Place] | None:
-    """See that everything can be written and nothing replaces a file that is read; where pictures go in the folder."""
-    from mobile_sam.cli.everything_folder import check_inputs_stay, places_in
-
-    numbered = {f"picture {number}": picture.path for number, picture in enumerate(pictures, 1)}
-    inputs = {**({"the photo": pictures[0].path} if len(pictures) == 1 else numbered), **inputs}
-    outputs.check(inputs)
-    if outputs.folder is None:
-        return None
-    places = places_in(outputs.folder, pictures, as_run_lengths=as_run_lengths)
-    check_inputs_stay(places, inputs)
-    return places
-
-
-def _file(model: str | None) -> Path | None:
+def _checkpoint(model: str | None) -> Path | None:
     """The checkpoint's file; None for the bundled weights.
 
     Raises:
@@ -140,14 +144,13 @@ def _file(model: str | None) -> Path | None:
     return Path(model)
 
 
-def _made_by(settings: dict[str, Any], engine: str, model: str | None) -> dict[str, Any]:
+def _made_by(settings: dict[str, Any], engine: str, checkpoint: Path | None) -> dict[str, Any]:
     """Say how masks are made, as what JSON has."""
     from mobile_sam.cli.everything_folder import TOOL
     from mobile_sam.core.weights import BUNDLED, sha256_of_file
 
-    file = _file(model)
-    weights = {"checkpoint": "bundled", "sha256": BUNDLED.file_sha256}
-    if file is not None:
-        weights = {"checkpoint": file.name, "sha256": sha256_of_file(file)}
+    model = {"checkpoint": "bundled", "sha256": BUNDLED.file_sha256}
+    if checkpoint is not None:
+        model = {"checkpoint": checkpoint.name, "sha256": sha256_of_file(checkpoint)}
     strict = {name: str(value) if value in (math.inf, -math.inf) else value for name, value in settings.items()}
-    return {"tool": TOOL, "version": __version__, "engine": engine, "model": weights, "settings": strict}
+    return {"tool": TOOL, "version": __version__, "engine": engine, "model": model, "settings": strict}

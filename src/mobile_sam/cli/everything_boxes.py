@@ -37,7 +37,8 @@ def read_boxes(file: Path, pictures: Sequence[Picture]) -> tuple[dict[str, Pictu
         )
     _tell_problems(file, detections)
     if others:
-        print(f"{file}: the boxes of {len(others)} other pictures are left out, such as {others[0]}", file=sys.stderr)
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        print(f"{file}: left out the boxes of pictures that were not named ({len(others)}): {shown}", file=sys.stderr)
     return found, detections.sha256
 
 

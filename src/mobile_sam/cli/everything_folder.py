@@ -7,14 +7,13 @@ import os
 import re
 import secrets
 import shutil
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mobile_sam.cli.everything_outputs import Part, Segmented, write_json, write_parts
+from mobile_sam.cli.everything_outputs import Segmented, write_json, write_parts
 
 if TYPE_CHECKING:
     from mobile_sam.data.records import Picture
@@ -43,11 +42,11 @@ class Place:
         """Whether it is a folder of files, not a file of run lengths."""
         return self.settings.parent == self.target
 
-    def is_done(self, description: Mapping[str, Any], overwrites: bool) -> bool:
-        """Tell whether these very results are there; False also means that they may be written.
+    def is_done(self, describe: Callable[[], Mapping[str, Any]], overwrites: bool) -> bool:
+        """Tell whether the results that are wanted are there; False also means that they may be written.
 
         Args:
-            description: of the results that are wanted.
+            describe: says how they are made.
             overwrites: whether others of ours may be replaced.
 
         Raises:
@@ -58,12 +57,12 @@ class Place:
         found = self._description_found()
         if found is None:
             raise ValueError(f"{self.target} is there and no {TOOL} wrote it (or not all of it); name another -o")
-        changes = _differences(found, description)
+        changes = _differences(found, describe())
         if changes and not overwrites:
             raise ValueError(f"{self.target} is there, made otherwise: {'; '.join(changes)}; --overwrite replaces it")
         return not changes
 
-    def write(self, segmented: Segmented, parts: Sequence[Part]) -> None:
+    def write(self, segmented: Segmented, parts: Collection[str]) -> None:
         """Write the results, in place of earlier ones of ours if `is_done` allowed that.
 
         Raises:
@@ -85,7 +84,9 @@ class Place:
         self.settings.parent.mkdir(parents=True, exist_ok=True)
         is_ours = self._description_found() is not None
         with atomic_path(self.target) as temporary:
-            temporary.write_text(json.dumps([json_record(record) for record in segmented.records]), encoding="utf-8")
+            temporary.write_text(
+                json.dumps([json_record(record) for record in segmented.found.records]), encoding="utf-8"
+            )
             if is_ours:
                 self.target.unlink()
             elif os.path.lexists(self.target):
@@ -111,43 +112,41 @@ class Place:
         return found if is_ours else None
 
 
-def places_in(folder: Path, pictures: Sequence[Picture], *, as_run_lengths: bool) -> list[Place]:
+def places_in(
+    folder: Path, pictures: Sequence[Picture], inputs: Mapping[str, Path], *, as_run_lengths: bool
+) -> dict[str, Place]:
     """Give each picture its place, named by the stem of its file.
 
+    Args:
+        folder: of all results.
+        pictures: with ids of their own.
+        inputs: the files that are read, by what the user calls them.
+        as_run_lengths: whether the results of a picture are one file.
+
+    Returns:
+        Places by the picture's id.
+
     Raises:
-        ValueError: two pictures of one stem, or a picture that lies where its results would.
+        ValueError: two pictures of one stem, or a file that is read lies where results would replace it.
     """
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for picture in pictures:
-        by_stem[os.path.normcase(picture.path.stem)].append(picture.path)
-    for same in by_stem.values():
-        if len(same) > 1:
-            names = " and ".join(map(str, same[:2]))
-            raise ValueError(f"{names} would both be written to {folder / same[0].stem}; run them with two -o")
-    places = []
+    places: dict[str, Place] = {}
+    named: dict[str, Path] = {}  # pictures by stem
     for picture in pictures:
         stem = picture.path.stem
+        other = named.setdefault(os.path.normcase(stem), picture.path)
+        if other != picture.path:
+            raise ValueError(f"{other} and {picture.path} would both be written to {folder / stem}; use two folders")
         if as_run_lengths:
-            places.append(Place(folder / f"{stem}.json", folder / RLE_SETTINGS_FOLDER / f"{stem}.json"))
+            places[picture.id] = Place(folder / f"{stem}.json", folder / RLE_SETTINGS_FOLDER / f"{stem}.json")
         else:
-            places.append(Place(folder / stem, folder / stem / SETTINGS_JSON))
-    return places
-
-
-def check_inputs_stay(places: Sequence[Place], inputs: Mapping[str, Path | None]) -> None:
-    """See that no file that is read lies where results would replace it.
-
-    Raises:
-        ValueError: one does.
-    """
-    targets = {os.path.realpath(place.target): place.target for place in places if os.path.lexists(place.target)}
+            places[picture.id] = Place(folder / stem, folder / stem / SETTINGS_JSON)
+    targets = {os.path.realpath(place.target) for place in places.values() if os.path.lexists(place.target)}
     for what, source in inputs.items():
-        if source is None or not targets:
-            continue
         real = Path(os.path.realpath(source))
-        for around in (real, *real.parents):
-            if str(around) in targets:
-                raise ValueError(f"writing {targets[str(around)]} could replace {what} {source}; name another -o")
+        replaced = targets.intersection(map(str, (real, *real.parents)))
+        if replaced:
+            raise ValueError(f"writing {replaced.pop()} could replace {what} {source}; name another -o")
+    return places
 
 
 @contextmanager

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +28,6 @@ METADATA_COLUMNS = (
 MAX_LABEL = 65_535  # of a 16-bit picture
 
 
-class Part(str, Enum):
-    """What lies in a picture's folder."""
-
-    masks = "masks"
-    overlay = "overlay"
-    labels = "labels"
-    coco = "coco"
-
-
 @dataclass(frozen=True)
 class Outputs:
     """Where results go.
@@ -52,7 +42,7 @@ class Outputs:
     coco: Path | None = None
     folder: Path | None = None
 
-    def check(self, inputs: Mapping[str, Path | None]) -> None:
+    def check(self, inputs: Mapping[str, Path]) -> None:
         """Find out before the work whether the files and the folder could be written.
 
         Raises:
@@ -85,7 +75,10 @@ def choose_outputs(named: Sequence[Path], pictures: Sequence[Picture]) -> Output
         found[kind] = path
     if len(pictures) > 1 and (len(found) != 1 or "overlay" in found):
         got = " ".join(f"-o {path}" for path in named) or "none"
-        raise ValueError(f"{len(pictures)} pictures need one -o that is a folder or a .json file, got {got}")
+        raise ValueError(
+            f"{len(pictures)} pictures need one -o that is a .json file or a folder (there already, or named without a "
+            f"suffix), got {got}"
+        )
     return Outputs(**found)
 
 
@@ -94,33 +87,19 @@ class Segmented:
     """A picture and the masks found in it.
 
     Attributes:
-        name: of the picture, as JSON calls it.
         image: (H, W, 3) uint8 RGB.
-        records: with COCO RLE as `segmentation`.
+        found: name and masks, with COCO RLE as `segmentation`.
         description: how the masks were made, and of which file, for JSON.
     """
 
-    name: str
     image: NDArray[np.uint8]
-    records: Sequence[Mapping[str, Any]]
+    found: PictureRecords
     description: Mapping[str, Any]
 
     @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.image.shape[0], self.image.shape[1]
-
-    def without_pixels(self) -> PictureRecords:
-        """Return what COCO JSON is made of."""
-        from mobile_sam.everything.coco import PictureRecords
-
-        return PictureRecords(self.name, self.size_hw, self.records)
-
-    def masks(self) -> Iterator[NDArray[np.bool_]]:
-        """Decode the masks, each (H, W) bool, one at a time."""
-        from mobile_sam.core.masks import decode_rle
-
-        return (decode_rle(record["segmentation"]) for record in self.records)
+    def codes(self) -> list[Mapping[str, Any]]:
+        """The masks as run lengths."""
+        return [record["segmentation"] for record in self.found.records]
 
 
 def write_overlay(path: Path, segmented: Segmented) -> None:
@@ -128,7 +107,7 @@ def write_overlay(path: Path, segmented: Segmented) -> None:
     from mobile_sam.core.draw import draw_overlay
     from mobile_sam.core.images import write_image
 
-    write_image(path, draw_overlay(segmented.image, segmented.masks()))
+    write_image(path, draw_overlay(segmented.image, segmented.codes))
 
 
 def write_coco(path: Path, pictures: Sequence[PictureRecords], info: Mapping[str, Any]) -> None:
@@ -147,27 +126,28 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")  # names that are not UTF-8
 
 
-def write_parts(folder: Path, segmented: Segmented, parts: Sequence[Part]) -> None:
+def write_parts(folder: Path, segmented: Segmented, parts: Collection[str]) -> None:
     """Write the parts of a picture's folder: SAM's files (masks with metadata.csv), and ours."""
-    from mobile_sam.core.images import write_image
-
-    if Part.masks in parts:
-        for index, mask in enumerate(segmented.masks()):
-            write_image(folder / f"{index}.png", mask)
-        _write_metadata(folder / "metadata.csv", segmented.records)
-    if Part.overlay in parts:
+    if "masks" in parts:
+        _write_masks(folder, segmented)
+    if "overlay" in parts:
         write_overlay(folder / "overlay.png", segmented)
-    if Part.labels in parts:
+    if "labels" in parts:
         _write_labels(folder / "labels.png", segmented)
-    if Part.coco in parts:
-        write_coco(folder / "coco.json", [segmented.without_pixels()], segmented.description)
+    if "coco" in parts:
+        write_coco(folder / "coco.json", [segmented.found], segmented.description)
 
 
-def _write_metadata(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as stream:
+def _write_masks(folder: Path, segmented: Segmented) -> None:
+    from mobile_sam.core.images import write_image
+    from mobile_sam.core.masks import decode_rle
+
+    for index, code in enumerate(segmented.codes):
+        write_image(folder / f"{index}.png", decode_rle(code))
+    with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(METADATA_COLUMNS)
-        for index, record in enumerate(records):
+        for index, record in enumerate(segmented.found.records):
             point_xy = record["point_coords"][0] if len(record["point_coords"]) else ("", "")  # none: made of a box
             scores = record["predicted_iou"], record["stability_score"]
             writer.writerow([index, record["area"], *record["bbox"], *point_xy, *scores, *record["crop_box"]])
@@ -182,9 +162,9 @@ def _write_labels(path: Path, segmented: Segmented) -> None:
 
     from mobile_sam.core.label_map import label_map
 
-    if len(segmented.records) > MAX_LABEL:
-        raise ValueError(f"{len(segmented.records)} masks are more than labels.png can number; use --max-masks")
-    labels = label_map([record["segmentation"] for record in segmented.records], segmented.size_hw)  # (H, W)
+    if len(segmented.codes) > MAX_LABEL:
+        raise ValueError(f"{len(segmented.codes)} masks are more than labels.png can number; use --max-masks")
+    labels = label_map(segmented.codes, segmented.found.size_hw)  # (H, W)
     buffer = io.BytesIO()  # where Pillow itself writes to a disk that is full, the reason gets lost
     Image.fromarray(labels.astype(np.uint16)).save(buffer, format="PNG")
     path.write_bytes(buffer.getbuffer())

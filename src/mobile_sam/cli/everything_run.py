@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from mobile_sam.cli.everything_outputs import Outputs, Part, Segmented, write_coco, write_overlay
+from mobile_sam.cli.everything_outputs import Outputs, Segmented, write_coco, write_overlay
 from mobile_sam.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Work:
 
     make_generator: Callable[[], SamAutomaticMaskGenerator]
     outputs: Outputs
-    parts: tuple[Part, ...]
+    parts: tuple[str, ...]
     overwrites: bool
     detections: dict[str, PictureDetections] | None
     selection: Selection
@@ -76,10 +75,6 @@ class Work:
         """Made once."""
         return self.make_generator()
 
-    def is_done(self, picture: Picture, place: Place) -> bool:
-        """Tell whether a picture's place holds what is wanted; see `Place.is_done`."""
-        return os.path.lexists(place.target) and place.is_done(self.describe(picture), self.overwrites)
-
     def describe(self, picture: Picture) -> dict[str, Any]:
         """Say how a picture's masks are made, and of which file."""
         from mobile_sam.core.weights import sha256_of_file
@@ -89,42 +84,42 @@ class Work:
     def segment(self, picture: Picture, progress: Progress) -> Segmented:
         """Find the masks of a picture."""
         from mobile_sam.core.images import check_image_path, read_image
+        from mobile_sam.everything.coco import PictureRecords
 
         image = read_image(picture.path)
         image_hw = (image.shape[0], image.shape[1])
         if self.outputs.overlay is not None:
             check_image_path(self.outputs.overlay, size_hw=image_hw)
-        description = self.describe(picture)
         records: list[dict[str, Any]] = []
         if self.detections is None:
             records = self.generator.generate(image, progress=progress)
         elif picture.id in self.detections:
             records = self.generator.generate_from_boxes(image, self.detections[picture.id], progress=progress)
-        return Segmented(picture.id, image, self.selection.of(records), description)
+        found = PictureRecords(picture.id, image_hw, self.selection.of(records))
+        return Segmented(image, found, self.describe(picture))
 
     def has_prompts(self, picture: Picture) -> bool:
         """Tell whether there is anything to segment: not where a detector found nothing."""
         return self.detections is None or picture.id in self.detections
 
 
-def run(work: Work, pictures: Sequence[Picture], places: Sequence[Place] | None) -> int:
+def run(work: Work, pictures: Sequence[Picture], places: dict[str, Place]) -> int:
     """Segment pictures and print a line for each.
 
     Args:
         work: what to do.
         pictures: at least one.
-        places: where the results of each go in the folder, if there is one.
+        places: where the results of each go in the folder, by the picture's id; none if there is no folder.
 
     Returns:
         How many failed, each told on stderr; the error of a single one is raised instead.
     """
-    by_id = {} if places is None else {one.id: place for one, place in zip(pictures, places, strict=True)}
     what = "pictures" if len(pictures) > 1 else "points" if work.detections is None else "boxes"
     try:
         with progress_bar(what) as tell:
-            return _Run(work, by_id, len(pictures), tell).do_all(pictures)
+            return _Run(work, places, len(pictures), tell).do_all(pictures)
     except KeyboardInterrupt:
-        if places is not None and len(places) > 1:
+        if len(places) > 1:
             print("stopped; the same command goes on here", file=sys.stderr)
         raise
 
@@ -152,6 +147,7 @@ class _Run:
             self._attempt(self._do, picture)
         if self.work.outputs.coco is not None and self.for_coco:
             write_coco(self.work.outputs.coco, self.for_coco, self.work.made_by)
+            print(f"wrote {self.work.outputs.coco}")
         return self.num_failed
 
     def _attempt(self, step: Callable[[Picture], bool], picture: Picture) -> bool:
@@ -172,11 +168,11 @@ class _Run:
     def _is_open(self, picture: Picture) -> bool:
         """Tell whether a picture is to be segmented: unless that was done before."""
         place = self.places.get(picture.id)
-        if place is None or not self.work.is_done(picture, place):
+        if place is None or not place.is_done(lambda: self.work.describe(picture), self.work.overwrites):
             return True
         print(f"{picture.id}: done before, skipped: {place.target}", flush=True)
         del self.places[picture.id]
-        is_wanted_elsewhere = self.work.outputs.overlay is not None or self.work.outputs.coco is not None
+        is_wanted_elsewhere = bool(self.work.outputs.overlay or self.work.outputs.coco)
         self.num_done += not is_wanted_elsewhere
         return is_wanted_elsewhere
 
@@ -188,8 +184,9 @@ class _Run:
         where = self._write(segmented, self.places.get(picture.id))
         remark = "" if self.work.has_prompts(picture) else " (no boxes)"
         spent_s = time.perf_counter() - started
-        count = f"{len(segmented.records)} mask{'' if len(segmented.records) == 1 else 's'}"
-        print(f"{picture.id}: {count}{remark}, {spent_s:.1f} s, {', '.join(where)}", flush=True)
+        num_masks = len(segmented.found.records)
+        count = f"{num_masks} mask{'' if num_masks == 1 else 's'}{remark}"
+        print(f"{picture.id}: {', '.join([count, f'{spent_s:.1f} s', *where])}", flush=True)
         self.num_done += 1
         return True
 
@@ -201,15 +198,14 @@ class _Run:
             self.tell(self.num_done + num_done / max(num_all, 1), self.num_failed, self.num_pictures)
 
     def _write(self, segmented: Segmented, place: Place | None) -> list[str]:
-        """Write the results of a picture, or keep them for the JSON of all; where they go."""
+        """Write the results of a picture, or keep them for the JSON of all; where they are."""
         outputs = self.work.outputs
         where = []
         if outputs.overlay is not None:
             write_overlay(outputs.overlay, segmented)
             where.append(str(outputs.overlay))
         if outputs.coco is not None:
-            self.for_coco.append(segmented.without_pixels())
-            where.append(str(outputs.coco))
+            self.for_coco.append(segmented.found)
         if place is not None:
             place.write(segmented, self.work.parts)
             where.append(str(place.target))

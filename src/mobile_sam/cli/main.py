@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -11,13 +12,13 @@ import typer
 
 from mobile_sam._version import __version__
 from mobile_sam.cli import evaluate
-from mobile_sam.cli.everything import everything_app
+from mobile_sam.cli.everything import everything
 from mobile_sam.cli.info import info
 from mobile_sam.cli.segment import segment
 
 OUTPUT_CLOSED = 1  # exit code when nobody reads what is printed, as in `mobile-sam info | head -1`
 USER_ERROR = 2  # exit code for a mistake in what the user gave
-INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT
+INTERRUPTED = 130  # exit code after Ctrl-C (128 + SIGINT), and after SIGTERM, which does the same
 
 app = typer.Typer(
     name="mobile-sam",
@@ -27,8 +28,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich would take the brackets in the help of --prompts for markup
 )
 app.command()(segment)
+app.command()(everything)
 app.command()(info)
-app.add_typer(everything_app())
 
 evaluate_app = typer.Typer(help="Validate by named protocols.", no_args_is_help=True, rich_markup_mode=None)
 evaluate_app.command()(evaluate.prompts)
@@ -57,6 +58,7 @@ def _options(
 
 def run() -> None:
     """Run the command line; a mistake of the user ends in one clear line and exit code 2, never in a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, so that nothing half done is left behind
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal's encoding lacks
     try:

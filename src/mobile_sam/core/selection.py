@@ -114,25 +114,36 @@ def nms_boxes(boxes_xyxy: ArrayLike, scores: ArrayLike, iou_threshold: float) ->
     if not np.isfinite(iou_threshold):
         raise ValueError(f"iou_threshold must be a number from 0 to 1, got {iou_threshold}")
     rest = np.argsort(-ranks, kind="stable")  # (N,)
-    x1, y1, x2, y2 = boxes[rest].T.copy()  # each (N,), as are the areas, and compacted with the rest
-    sides = np.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1)])  # (5, N)
+    sorted_boxes = boxes[rest]  # (N, 4), thinned out with the rest
     kept: list[int] = []
     while rest.size:
         kept.append(int(rest[0]))
-        stays = ~(_iou_with_first(sides) > iou_threshold)  # (N - 1,)
-        rest, sides = rest[1:][stays], sides[:, 1:][:, stays]
+        stays = box_ious(sorted_boxes[1:], sorted_boxes[0]) <= iou_threshold  # (N - 1,)
+        rest, sorted_boxes = rest[1:][stays], sorted_boxes[1:][stays]
     return np.array(kept, np.int64)
 
 
-def _iou_with_first(sides: NDArray[np.float32]) -> NDArray[np.float64]:
-    """IoU of the first box with each other: (5, N) x1, y1, x2, y2 and area -> (N - 1,); nan for two without area."""
-    first, others = sides[:, 0], sides[:, 1:]
-    widths = np.minimum(first[2], others[2]) - np.maximum(first[0], others[0])  # (N - 1,)
-    heights = np.minimum(first[3], others[3]) - np.maximum(first[1], others[1])  # (N - 1,)
-    intersections = np.maximum(widths, np.float32(0)) * np.maximum(heights, np.float32(0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        iou: NDArray[np.float32] = intersections / (first[4] + others[4] - intersections)
-    return iou.astype(np.float64)
+def box_ious(boxes_xyxy: NDArray[np.float32], box_xyxy: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Intersection over union of boxes (K, 4) with one (4,): (K,); 0 where neither has an area.
+
+    It is computed in float32 and returned in float64, to be compared as torchvision's `nms` does on the CPU.
+    """
+    shared = shared_areas(boxes_xyxy, box_xyxy)  # (K,)
+    union = box_areas(boxes_xyxy) + box_areas(box_xyxy) - shared
+    return (shared / np.where(union > 0, union, np.float32(1))).astype(np.float64)
+
+
+def box_areas(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Width times height, without a pixel for the edges: (..., 4) -> (...)."""
+    return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
+
+
+def shared_areas(boxes_xyxy: NDArray[np.float32], box_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Area that boxes (K, 4) have in common with one (4,): (K,)."""
+    widths = np.minimum(boxes_xyxy[:, 2], box_xyxy[2]) - np.maximum(boxes_xyxy[:, 0], box_xyxy[0])  # (K,)
+    heights = np.minimum(boxes_xyxy[:, 3], box_xyxy[3]) - np.maximum(boxes_xyxy[:, 1], box_xyxy[1])  # (K,)
+    shared: NDArray[np.float32] = np.maximum(widths, np.float32(0)) * np.maximum(heights, np.float32(0))
+    return shared
 
 
 def _value(record: Mapping[str, Any], key: str) -> Any:

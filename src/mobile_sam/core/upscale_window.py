@@ -152,6 +152,9 @@ def _scaled(values: NDArray[np.float32], factor_x: float, factor_y: float) -> ND
     """Interpolate bilinearly, beginning where the values begin: (h, w) -> (h * factor_y, w * factor_x), rounded."""
     import cv2
 
+    num_rows, num_columns = round(values.shape[0] * factor_y), round(values.shape[1] * factor_x)
+    if not num_rows or not num_columns:  # no pixel of a tiny picture has its centre here, which OpenCV would refuse
+        return np.zeros((num_rows, num_columns), np.float32)
     resized = cv2.resize(values, None, fx=factor_x, fy=factor_y, interpolation=cv2.INTER_LINEAR)
     return cast("NDArray[np.float32]", resized)
 
@@ -199,7 +202,7 @@ def _reached(start: int, num_part: int, num_in: int, num_out: int) -> tuple[slic
 
 def _bands(widened: NDArray[np.float32], taps: _Taps) -> Iterator[NDArray[np.float32]]:
     """Interpolate the rows of (h, columns), some at a time."""
-    num_rows = max(1, _BAND_PX // widened.shape[1])
+    num_rows = max(1, _BAND_PX // max(widened.shape[1], 1))
     for start in range(0, max(len(taps.first), 1), num_rows):
         band = slice(start, start + num_rows)
         upper, lower = widened[taps.first[band]], widened[taps.second[band]]  # each (rows, columns)
@@ -213,5 +216,7 @@ def _tight(pixels: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     """Find x, y, width and height of what is set in (h, w) bool; zeros if nothing is."""
     import cv2
 
+    if not pixels.size:
+        return 0, 0, 0, 0
     x, y, w, h = cv2.boundingRect(pixels.view(np.uint8))
     return int(x), int(y), int(w), int(h)

@@ -20,13 +20,13 @@ class Engine(ABC):
     Attributes:
         name: as users select it.
         images_at_once: pictures encoded together; each takes its share of memory.
-        prompts_at_once: prompts decoded together. On a CPU more than a few do not run faster: their temporaries leave
-            the cache (docs/log.md).
+        prompts_at_once: prompts decoded together. On a CPU more than a few do not run faster, and each takes 50 MB
+            (docs/log.md).
     """
 
     name: str
     images_at_once: int = 1
-    prompts_at_once: int = 8
+    prompts_at_once: int = 4
 
     @property
     @abstractmethod

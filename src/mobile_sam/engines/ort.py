@@ -97,6 +97,7 @@ class OrtEngine(Engine):
         path = bundled_folder() / file_name
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._num_threads
+        options.enable_mem_pattern = False  # with it, the second picture takes 190 MB more (docs/log.md)
         if self._provider == PROVIDERS["cpu"][0]:
             options.log_severity_level = 4  # what goes wrong is raised; on other devices its warnings say why
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_DURATION_US)

@@ -1,9 +1,9 @@
 """Fast mode: points are decoded from coarse to fine, and only where they promise something new.
 
-Two things tell that a point would bring nothing new. It lies in confident masks that were asked for at places which look
-like it; or it looks almost the same as a point close by that was decoded. How alike two places look is the cosine of
-what the image encoder says of them. It tells a window from the wall around it; the area of a mask, which TinySAM goes by
-(arXiv 2312.13789), does not. docs/evaluation.md has what is lost and won, docs/log.md what else was tried.
+Two things tell that a point would bring nothing new. It lies in confident masks that were asked for at places which
+look like it; or it looks almost the same as a point close by that was decoded. How alike two places look is the cosine
+of what the image encoder says of them. It tells a window from the wall around it; the area of a mask, which TinySAM
+goes by (arXiv 2312.13789), does not. docs/evaluation.md has what is lost and won, docs/log.md what else was tried.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ALIKE = 0.6
 NUM_MASKS = 2
 """So many masks must speak for a point before it is passed over."""
 
-ALMOST_SAME = 0.9
+ALMOST_SAME = 0.95
 """A point is passed over for a decoded neighbour that is alike by this cosine or more."""
 
 NEIGHBOUR_STEPS = 2

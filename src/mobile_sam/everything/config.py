@@ -58,8 +58,8 @@ class EverythingConfig:
     stability_score_offset: float = _setting(1.0, "Shift of the threshold that stability is measured with, in logits.")
     box_nms_thresh: float = _setting(0.7, "Of two masks whose boxes have a greater IoU only the better one stays.")
     crop_n_layers: int = _setting(0, "Layers of enlarged crops to run on as well.")
-    crop_nms_thresh: float = _setting(0.7, "The same between masks of different crops.")
-    crop_overlap_ratio: float = _setting(512 / 1500, "Overlap of crops, as a share of the picture's shorter side.")
+    crop_nms_thresh: float = _setting(0.7, "Of overlapping masks of different crops, as --box-nms-thresh.")
+    crop_overlap_ratio: float = _setting(512 / 1500, "Overlap of crops, as a share of the photo's shorter side.")
     crop_n_points_downscale_factor: int = _setting(1, "Divides points per side once for each further layer.")
     point_grids: Sequence[NDArray[np.float64]] | None = None
     min_mask_region_area: int = _setting(0, "Fill holes and remove islands with fewer pixels.")
@@ -77,6 +77,13 @@ class EverythingConfig:
         _check_whole_number("crop_n_layers", self.crop_n_layers, 0, MAX_CROP_LAYERS)
         _check_whole_number("crop_n_points_downscale_factor", self.crop_n_points_downscale_factor, 1)
         _check_whole_number("min_mask_region_area", self.min_mask_region_area, 0)
+        if self.points_per_side is not None and self.crop_n_points_downscale_factor**self.crop_n_layers > (
+            self.points_per_side
+        ):
+            raise ValueError(
+                f"crop_n_points_downscale_factor {self.crop_n_points_downscale_factor} leaves layer "
+                f"{self.crop_n_layers} of crops without points: points_per_side is {self.points_per_side}"
+            )
         _check_number("pred_iou_thresh", self.pred_iou_thresh, -math.inf, math.inf)
         _check_number("stability_score_thresh", self.stability_score_thresh, 0, 1)
         _check_number("stability_score_offset", self.stability_score_offset, 0, math.inf)

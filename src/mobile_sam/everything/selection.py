@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mobile_sam.core.masks import masks_to_boxes
 from mobile_sam.core.regions import remove_small_regions
 from mobile_sam.core.rle import window_to_runs
-from mobile_sam.core.selection import nms_boxes
+from mobile_sam.core.selection import box_areas, box_ious, nms_boxes, shared_areas
 from mobile_sam.core.upscale_window import WindowLogits, upscale_window
 from mobile_sam.everything.candidates import Candidate, Candidates
 from mobile_sam.everything.found import Box, FoundMask
@@ -50,25 +50,22 @@ def select(
         if kept.surely_suppress(candidate):
             continue
         window = upscale_window(
-            candidate.window or draw_again(candidate), embedding.input_hw, embedding.image_hw,
+            candidates.window(candidate) or draw_again(candidate), embedding.input_hw, embedding.image_hw,
             candidates.mask_threshold, config.stability_score_offset, embedding.input_side,
         )  # fmt: skip
         if not window.pixels.size or not window.stability_score >= config.stability_score_thresh:
             continue
-        box = np.array(window.box_xyxy, np.float64)
-        if is_box_near_crop_edge(box[None], list(crop_box), [0, 0, image_hw[1], image_hw[0]])[0]:
+        box = np.array([window.box_xyxy], np.float64)
+        if is_box_near_crop_edge(box, list(crop_box), [0, 0, image_hw[1], image_hw[0]])[0]:
             continue
-        if kept.add(box):
+        if kept.add(window.box_xyxy):
             x, y = points_xy[candidate.prompt_row].tolist()
             found.append(FoundMask.of(window, candidate.predicted_iou, (x, y), crop_box, image_hw))
     return found
 
 
 class _KeptBoxes:
-    """Boxes that are kept, none of which overlaps another by more than a threshold.
-
-    As in torchvision's `nms`, the area of a box is (x2 - x1) * (y2 - y1), in float32.
-    """
+    """Boxes that are kept, none of which overlaps another by more than a threshold."""
 
     def __init__(self, iou_threshold: float) -> None:
         self.iou_threshold = iou_threshold
@@ -76,35 +73,18 @@ class _KeptBoxes:
 
     def surely_suppress(self, candidate: Candidate) -> bool:
         """Tell whether a candidate overlaps one of the boxes too much, whatever its box is within its bounds."""
-        if not len(self._boxes):
-            return False
-        least_shared = _shared(self._boxes, np.array(candidate.inner_box, np.float32))  # (K,)
-        most_area = _areas(np.array(candidate.outer_box, np.float32))
-        least_iou = least_shared / (_areas(self._boxes) + most_area - least_shared)
+        least_shared = shared_areas(self._boxes, np.array(candidate.inner_box, np.float32))  # (K,)
+        most_area = box_areas(np.array(candidate.outer_box, np.float32))
+        least_iou = least_shared / np.maximum(box_areas(self._boxes) + most_area - least_shared, 1)
         return bool((least_iou > self.iou_threshold).any())
 
-    def add(self, box_xyxy: NDArray[np.float64]) -> bool:
-        """Keep a box (4,) if it overlaps none too much, and tell whether it is kept."""
-        box = box_xyxy.astype(np.float32)
-        shared = _shared(self._boxes, box)  # (K,)
-        with np.errstate(invalid="ignore"):  # two boxes without area: 0 / 0, which is not above any threshold
-            iou = shared / (_areas(self._boxes) + _areas(box) - shared)
-        if (iou > self.iou_threshold).any():
+    def add(self, box_xyxy: Box) -> bool:
+        """Keep a box if it overlaps none too much, and tell whether it is kept."""
+        box = np.array(box_xyxy, np.float32)
+        if (box_ious(self._boxes, box) > self.iou_threshold).any():
             return False
         self._boxes = np.concatenate([self._boxes, box[None]])
         return True
-
-
-def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(..., 4) -> (...)."""
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-
-
-def _shared(boxes: NDArray[np.float32], box: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Area that each box (K, 4) has in common with one (4,): (K,)."""
-    sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])  # (K, 2)
-    shared: NDArray[np.float32] = np.maximum(sides, 0).prod(axis=1)
-    return shared
 
 
 def select_between_crops(found: Sequence[FoundMask], iou_threshold: float) -> list[FoundMask]:
@@ -112,7 +92,7 @@ def select_between_crops(found: Sequence[FoundMask], iou_threshold: float) -> li
     if not found:
         return []
     crops = np.array([mask.crop_box for mask in found], np.float32)
-    return [found[index] for index in nms_boxes(_boxes(found), 1 / _areas(crops), iou_threshold)]
+    return [found[index] for index in nms_boxes(_boxes(found), 1 / box_areas(crops), iou_threshold)]
 
 
 def clean_regions(found: Sequence[FoundMask], min_area_px: int, iou_threshold: float) -> list[FoundMask]:

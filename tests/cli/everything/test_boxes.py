@@ -35,7 +35,7 @@ def test_each_box_has_its_mask_in_the_order_of_the_file(run, cat, boxes_file, tm
     first, second = json.loads((tmp_path / "work" / "a.json").read_text())["annotations"]
     assert (first["score"], second["score"], second["category_id"]) == (0.25, 0.75, 18)
     assert second["box"] == [4, 5, 14, 13]
-    assert "the boxes of 1 other pictures are left out, such as dog" in ended.err
+    assert "left out the boxes of pictures that were not named (1): dog" in ended.err
 
 
 def test_a_picture_without_boxes_has_no_masks_and_that_is_said(run, photos, boxes_file, tmp_path):

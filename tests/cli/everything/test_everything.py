@@ -82,9 +82,10 @@ def test_an_overlay_is_written_under_its_name_or_that_of_the_photo(run, cat, tmp
 def test_a_picture_may_have_an_overlay_a_json_and_a_folder_at_once(run, cat, tmp_path):
     ended = run(cat, "-o", "a.png", "-o", "a.json", "-o", "folder")
     assert names_in(tmp_path / "work") == ["a.json", "a.png", "folder"]
-    line = ended.out.strip()
+    line, wrote = ended.out.splitlines()
     assert line.startswith("cat.png: 3 masks, ")
-    assert line.endswith("s, a.png, a.json, folder/cat".replace("/", "\\" if sys.platform == "win32" else "/"))
+    assert line.endswith("s, a.png, folder/cat".replace("/", "\\" if sys.platform == "win32" else "/"))
+    assert wrote == "wrote a.json"
 
 
 def test_an_existing_folder_with_a_dot_in_its_name_is_a_folder(run, cat, tmp_path):
@@ -159,7 +160,7 @@ def test_a_broken_picture_among_several_costs_only_that_picture(run, photos, tmp
 def settings_flags():
     """The flags of the command by the name of their parameter."""
     command = typer.main.get_command(main.app).commands["everything"]
-    return {parameter.name: parameter for parameter in command.get_params(typer.Context(command))}
+    return {parameter.name: parameter for parameter in command.params}
 
 
 @pytest.mark.parametrize("known", dataclasses.fields(EverythingConfig), ids=lambda known: known.name)
@@ -174,9 +175,16 @@ def test_every_setting_is_a_flag_with_the_same_default_and_help(known):
     assert flag.help == known.metadata["help"]
 
 
+def test_help_begins_with_what_users_need_and_ends_with_the_settings_of_sam():
+    names = list(settings_flags())
+    assert names[:3] == ["photo", "output", "mode"]
+    assert names.index("points_per_side") == names.index("model") + 1
+    assert names[-1] == "min_mask_region_area"
+
+
 def test_flags_reach_the_generator(run, cat, made):
     values = {
-        "mode": "fast", "points_per_side": 5, "points_per_batch": 6, "pred_iou_thresh": 0.25,
+        "mode": "fast", "points_per_side": 10, "points_per_batch": 6, "pred_iou_thresh": 0.25,
         "stability_score_thresh": 0.5, "stability_score_offset": 0.75, "box_nms_thresh": 0.125, "crop_n_layers": 2,
         "crop_nms_thresh": 0.375, "crop_overlap_ratio": 0.0625, "crop_n_points_downscale_factor": 3,
         "min_mask_region_area": 9,
@@ -207,7 +215,7 @@ def test_flags_reach_the_generator(run, cat, made):
         (["--boxes", "nowhere.json"], "no annotation file at nowhere.json"),
         (["--boxes", "others.json"], "its image_id are 7, 8; expected a file's name, stem or number, as of cat.png"),
         (["--model", "nowhere.pt"], "there is no checkpoint nowhere.pt"),
-        (["DOG"], "2 pictures need one -o that is a folder or a .json file, got none"),
+        (["DOG"], "2 pictures need one -o that is a .json file or a folder (there already,"),
         (["DOG", "-o", "a.png"], "got -o a.png"),
         (["DOG", "-o", "a.json", "-o", "out"], "got -o a.json -o out"),
         (["BROKEN", "-o", "out"], "broken.png is empty"),

@@ -239,11 +239,13 @@ def stopped(photos, tmp_path):
     return run_until
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
-@pytest.mark.parametrize("stage", ["segmenting", "writing"])
-def test_ctrl_c_leaves_whole_pictures_only_and_the_same_command_goes_on(run, photos, tmp_path, stopped, stage):
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
+@pytest.mark.parametrize(
+    ("stage", "sent"), [("segmenting", signal.SIGINT), ("writing", signal.SIGINT), ("writing", signal.SIGTERM)]
+)
+def test_ctrl_c_leaves_whole_pictures_only_and_the_same_command_goes_on(run, photos, tmp_path, stopped, stage, sent):
     here = tmp_path / "work"
-    exit_code, out, err = stopped(stage, signal.SIGINT)
+    exit_code, out, err = stopped(stage, sent)
     assert exit_code == 130, err
     assert "Traceback" not in err
     assert err == "stopped; the same command goes on here\n"
