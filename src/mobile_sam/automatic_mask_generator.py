@@ -172,12 +172,12 @@ class SamAutomaticMaskGenerator:
         """
         for image in images:
             try:
-                records = self.generate(image)
+                pixels = read_rgb(image, "RGB")
             except (ValueError, OSError) as error:
                 logger.error("left out a picture that cannot be read: %s", error)
                 yield None
             else:
-                yield records
+                yield self.generate(pixels)
 
     def generate_from_boxes(self, image: ImageSource, boxes: Any, progress: Progress | None = None) -> list[Record]:
         """Make a mask for each box of any detector, with one encoding however many boxes there are.

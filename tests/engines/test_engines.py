@@ -238,7 +238,7 @@ def test_many_prompts_are_decoded_in_chunks_as_alone(onnx, cat_embedding):
     prompts = [Prompt.of([[20 * i + 10, 100 + i]] * (1 + i % 3), [1, 0, 1][: 1 + i % 3]) for i in range(20)]
     batch = batch_of(prompts, cat_embedding)
     parts = list(onnx.decode_by_parts(cat_embedding, batch, (0,)))
-    assert [len(part.iou_predictions) for part in parts] == [8, 8, 4]
+    assert [len(part.iou_predictions) for part in parts] == [onnx.prompts_at_once] * 5
     together = onnx.decode(cat_embedding, batch, (0,))
     for row in (0, 7, 8, 19):
         alone = onnx.decode(cat_embedding, batch_of([prompts[row]], cat_embedding), (0,))

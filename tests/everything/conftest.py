@@ -36,7 +36,7 @@ class BlobEngine(Engine):
             for column, token in enumerate(mask_tokens):
                 random = np.random.default_rng([int(8 * x), int(8 * y), picture, token])
                 logits[row, column] = blob(random, x, y)
-                iou[row, column] = round(random.uniform(0.6, 1.05), 2)  # so that some are equal
+                iou[row, column] = round(random.choice([*random.uniform(0.6, 1.05, 9), -0.2]), 2)  # some are equal
         return logits, iou
 
 

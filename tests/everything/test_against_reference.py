@@ -163,9 +163,9 @@ LENIENT = {"pred_iou_thresh": 0.7, "stability_score_thresh": 0.6}
 @pytest.mark.parametrize(
     ("image_hw", "options", "least_masks"),
     [
-        ((240, 320), {}, 10),
-        ((240, 320), LENIENT | {"box_nms_thresh": 1.0}, 50),
-        ((240, 320), LENIENT | {"box_nms_thresh": 0.0}, 2),
+        ((240, 320), {}, 7),
+        ((240, 320), LENIENT | {"box_nms_thresh": 1.0}, 40),
+        ((240, 320), LENIENT | {"box_nms_thresh": 0.0}, 1),
         ((240, 320), {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}, 30),
         ((240, 320), {"pred_iou_thresh": -1.0, "stability_score_thresh": 0.5}, 20),
         ((240, 320), {"pred_iou_thresh": 2.0}, 0),
@@ -173,8 +173,8 @@ LENIENT = {"pred_iou_thresh": 0.7, "stability_score_thresh": 0.6}
         ((240, 320), LENIENT | {"stability_score_offset": 4.0}, 10),
         ((240, 320), LENIENT | {"min_mask_region_area": 60}, 10),
         ((240, 320), LENIENT | {"min_mask_region_area": 100_000}, 1),
-        ((600, 400), LENIENT | {"min_mask_region_area": 500, "crop_n_layers": 1}, 10),
-        ((600, 400), LENIENT | {"crop_n_layers": 1}, 20),
+        ((300, 200), LENIENT | {"min_mask_region_area": 100, "crop_n_layers": 1}, 10),
+        ((400, 300), LENIENT | {"crop_n_layers": 1}, 20),
         ((600, 400), LENIENT | {"crop_n_layers": 1, "crop_overlap_ratio": 0.0, "crop_nms_thresh": 0.3}, 5),
         ((600, 400), LENIENT | {"crop_n_layers": 2, "crop_n_points_downscale_factor": 2, "points_per_side": 5}, 20),
         ((350, 500), LENIENT | {"point_grids": GRIDS, "points_per_side": None, "crop_n_layers": 1}, 10),
@@ -217,14 +217,14 @@ def test_records_are_those_of_sams_rules_whatever_the_settings(blob_engine, make
 def test_logits_that_were_not_kept_are_decoded_once_more_and_change_nothing(
     monkeypatch, blob_engine, make_picture, mode, max_bytes
 ):
-    generator = SamAutomaticMaskGenerator(engine=blob_engine, points_per_side=8, mode=mode, crop_n_layers=1, **LENIENT)
-    picture = make_picture((300, 400))
+    generator = SamAutomaticMaskGenerator(engine=blob_engine, points_per_side=6, mode=mode, crop_n_layers=1, **LENIENT)
+    picture = make_picture((120, 160))
     expected, num_before = generator.generate(picture), blob_engine.num_decoded
     assert num_before == generator.num_points
     monkeypatch.setattr(candidates, "MAX_KEPT_BYTES", max_bytes)
     records = generator.generate(picture)
     assert blob_engine.num_decoded > 2 * num_before  # some were drawn again
-    assert len(records) == len(expected) >= 20
+    assert len(records) == len(expected) >= 15
     for record, wanted in zip(records, expected, strict=True):
         assert_array_equal(record.pop("segmentation"), wanted.pop("segmentation"))
         assert record == wanted

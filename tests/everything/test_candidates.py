@@ -154,7 +154,7 @@ def test_memory_does_not_grow_with_candidates_times_pixels(blob_engine, make_pic
     tracemalloc.stop()
     assert len(records) > 50
     num_output_bytes = sum(len(record["segmentation"]["counts"]) for record in records)
-    assert peak_bytes < 100e6 + num_output_bytes
+    assert peak_bytes < 80e6 + num_output_bytes
 
 
 def test_a_generator_keeps_nothing_of_the_picture(blob_engine, make_picture):

@@ -6,7 +6,7 @@ import torch
 from mobile_sam import build_sam_vit_t
 from mobile_sam.core.prompts import LABEL_ABSENT
 from mobile_sam.modeling import MaskDecoder, PromptEncoder, Sam, TinyViT, TwoWayTransformer
-from mobile_sam.modeling.fast_decoder import MaskTokenDecoder, MaskUpscaler
+from mobile_sam.modeling.fast_decoder import FastMaskDecoder, MaskTokenDecoder, MaskUpscaler
 
 TOLERANCE = 1e-4
 
@@ -142,3 +142,45 @@ def test_half_precision_stays_near(sam, features, dtype):
     scale = exact_logits.abs().max()
     assert (logits.float() - exact_logits).abs().mean() < 0.03 * scale
     assert (iou.float() - exact_iou).abs().max() < 0.05 * max(1.0, exact_iou.abs().max())
+
+
+def decoded_above(sam, features, coords, labels, mask_tokens, min_iou):
+    h, w = sam.prompt_encoder.image_embedding_size
+    no_mask = torch.zeros(1, 1, 4 * h, 4 * w), torch.zeros(1)
+    limit = None if min_iou is None else torch.tensor(min_iou)
+    return FastMaskDecoder(sam)(features, coords, labels, *no_mask, mask_tokens, limit)
+
+
+@pytest.mark.parametrize("mask_tokens", [[1, 2, 3], torch.tensor([3, 0])])
+@torch.no_grad()
+def test_only_prompts_with_a_mask_that_reaches_the_limit_are_drawn(sam, features, mask_tokens):
+    coords, labels = random_points(sam, 6, 2)
+    logits, iou, drawn = decoded_above(sam, features, coords, labels, mask_tokens, None)
+    assert drawn.tolist() == list(range(6))
+    four_logits, four_iou = fast(sam, features, coords, labels)
+    assert_same((logits, iou), (four_logits[:, mask_tokens], four_iou[:, mask_tokens]))
+    best = iou.amax(dim=1)
+    limits = {
+        float("-inf"): list(range(6)),
+        float(best.sort().values[2:4].mean()): sorted(best.argsort()[3:].tolist()),
+        float(best.max()): [int(best.argmax())],
+        float(best.max()) + 1: [int(best.argmax())],  # none reaches it, and one is drawn all the same
+    }
+    for limit, expected in limits.items():
+        some_logits, same_iou, drawn = decoded_above(sam, features, coords, labels, mask_tokens, limit)
+        assert drawn.tolist() == expected
+        assert_same((some_logits, same_iou), (logits[expected], iou))
+
+
+@torch.no_grad()
+def test_prompts_whose_predicted_iou_is_no_number_are_drawn(sam, features):
+    coords, labels = random_points(sam, 3, 2)
+    bias = sam.mask_decoder.iou_prediction_head.layers[-1].bias
+    before = bias.clone()
+    bias.fill_(float("nan"))
+    try:
+        logits, _, drawn = decoded_above(sam, features, coords, labels, [1, 2], 0.5)
+    finally:
+        bias.copy_(before)
+    assert drawn.tolist() == [0, 1, 2]
+    assert logits.isfinite().all()

@@ -111,7 +111,8 @@ def upscale_window(
         num_below += np.count_nonzero(logits > threshold - offset)
     pixels = np.concatenate(masks) if len(masks) > 1 else masks[0]  # (rows, columns)
     x, y, w, h = _tight(pixels)
-    return MaskWindow(pixels[y : y + h, x : x + w], (first_x + x, first_y + y), num_above / max(num_below, 1))
+    stability = float(num_above / max(num_below, 1))  # NumPy's counts are no plain numbers
+    return MaskWindow(pixels[y : y + h, x : x + w], (first_x + x, first_y + y), stability)
 
 
 def _upscale(
