@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,11 @@ from numpy.typing import NDArray
 
 from mobile_sam.core.grids import crop_boxes, layer_point_grids
 from mobile_sam.core.images import ImageSource
+from mobile_sam.core.masks import decode_rle
 from mobile_sam.core.predictions import SINGLE_MASK
 from mobile_sam.core.prompts import PromptBatch
+from mobile_sam.core.regions import remove_small_regions
+from mobile_sam.core.selection import nms_boxes
 from mobile_sam.core.upscale_window import upscale_window, window_above
 from mobile_sam.engines import Engine
 from mobile_sam.everything.adaptive import propose_where_needed
@@ -28,6 +32,8 @@ from mobile_sam.everything.found import Box, FoundMask, Record
 from mobile_sam.everything.proposals import PointDecoder, propose_everywhere
 from mobile_sam.everything.selection import clean_regions, select, select_between_crops, without_small_regions
 from mobile_sam.predictor import SamPredictor, read_rgb
+from mobile_sam.utils.amg import batched_mask_to_box, mask_to_rle_pytorch
+from mobile_sam.utils.mask_data import MaskData, to_array
 
 if TYPE_CHECKING:
     from mobile_sam.modeling.sam import Sam
@@ -123,18 +129,25 @@ class SamAutomaticMaskGenerator:
     @classmethod
     def from_config(cls, config: EverythingConfig, engine: str | Engine = "auto") -> SamAutomaticMaskGenerator:
         """Make a generator with these settings, for the bundled weights or an engine already made."""
+        if not isinstance(config, EverythingConfig):
+            raise ValueError(f"config must be an EverythingConfig, got {type(config).__name__}")
         return cls(**{known.name: getattr(config, known.name) for known in fields(config)}, engine=engine)
 
     def __getattr__(self, name: str) -> Any:
-        """Read a setting by its name."""
+        """Read a setting by its name; `point_grids` are those in effect, also where `points_per_side` made them."""
+        if name == "point_grids":
+            return list(self._grids())
         if name in EverythingConfig.__dataclass_fields__:
             return getattr(self.config, name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Change a setting by its name; it is checked as in the constructor."""
+        """Change a setting by its name, checked as in the constructor; grids and points per side replace each other."""
         if name in EverythingConfig.__dataclass_fields__:
-            super().__setattr__("config", replace(self.config, **{name: value}))
+            changes: dict[str, Any] = {name: value}
+            if name in ("point_grids", "points_per_side") and value is not None:
+                changes = {"point_grids": None, "points_per_side": None, name: value}
+            super().__setattr__("config", replace(self.config, **changes))
         else:
             super().__setattr__(name, value)
 
@@ -147,7 +160,8 @@ class SamAutomaticMaskGenerator:
             progress: told how many points are done with, decoded or passed over, and how many there are.
 
         Returns:
-            A record for each mask, by falling predicted IoU (with crops, those of smaller crops first):
+            A record for each mask, by falling predicted IoU; with crops, those of smaller crops come first, and with
+            `min_mask_region_area` those that it did not change:
 
             - segmentation: see `OUTPUT_MODES`;
             - area: in pixels;
@@ -166,10 +180,20 @@ class SamAutomaticMaskGenerator:
     def generate_many(self, images: Iterable[ImageSource]) -> Iterator[list[Record] | None]:
         """Find the masks of several pictures, one after the other.
 
-        Yields:
-            What `generate` returns for each picture, in order, as soon as it is there; None, and a line in the log, for
-            a picture that cannot be read.
+        Returns:
+            An iterator over what `generate` returns for each picture, in order, as soon as it is there; None, and a
+            line in the log, for a picture that cannot be read.
+
+        Raises:
+            ValueError: one picture in place of several.
         """
+        if isinstance(images, (str, PathLike, np.ndarray)) or not isinstance(images, Iterable):
+            raise ValueError(
+                f"images must be several pictures, got one {type(images).__name__}; use generate, or [image]"
+            )
+        return self._generate_each(images)
+
+    def _generate_each(self, images: Iterable[ImageSource]) -> Iterator[list[Record] | None]:
         for image in images:
             try:
                 pixels = read_rgb(image, "RGB")
@@ -215,6 +239,33 @@ class SamAutomaticMaskGenerator:
         if config.min_mask_region_area > 0:
             found = [without_small_regions(mask, config.min_mask_region_area)[0] for mask in found]
         return [mask.to_record(config.output_mode) | asked.facts(row) for row, mask in enumerate(found)]
+
+    @staticmethod
+    def postprocess_small_regions(mask_data: MaskData, min_area: int, nms_thresh: float) -> MaskData:
+        """Fill small holes, remove small islands, and drop boxes that then overlap, as SAM's method of this name does.
+
+        Args:
+            mask_data: with `rles` (uncompressed) and `boxes` (N, 4) XYXY, tensor or array; changed in place.
+            min_area: holes and islands of fewer pixels go.
+            nms_thresh: of two boxes with a greater IoU one goes, rather one whose mask was changed.
+
+        Returns:
+            The same object.
+        """
+        boxes = to_array(mask_data["boxes"]).astype(np.float64)  # (N, 4), a copy
+        rles = list(mask_data["rles"])
+        is_changed = np.zeros(len(rles), bool)
+        for row, rle in enumerate(rles):
+            mask, had_holes = remove_small_regions(decode_rle(rle), min_area, "holes")
+            mask, had_islands = remove_small_regions(mask, min_area, "islands")
+            is_changed[row] = had_holes or had_islands
+            if is_changed[row]:
+                (rles[row],), boxes[row] = mask_to_rle_pytorch(mask[None]), batched_mask_to_box(mask)
+                for column, value in enumerate(boxes[row].tolist()):
+                    mask_data["boxes"][row, column] = value
+        mask_data["rles"] = rles
+        mask_data.filter(nms_boxes(boxes, np.where(is_changed, 0.0, 1.0), nms_thresh))
+        return mask_data
 
     def _find(self, pixels: NDArray[np.uint8], progress: Progress | None) -> list[FoundMask]:
         """Find the masks in (H, W, 3) uint8 RGB."""

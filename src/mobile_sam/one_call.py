@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mobile_sam.automatic_mask_generator import SamAutomaticMaskGenerator
 from mobile_sam.core.images import ImageSource
+from mobile_sam.core.masks import decode_rle
 from mobile_sam.core.prompts import Prompt
 from mobile_sam.data.folders import PICTURE_SUFFIXES
 from mobile_sam.engines import Engine, make_engine
@@ -101,13 +102,19 @@ class SAM:
         has_prompts = any(prompt is not None for prompt in (points, labels, bboxes, masks))
         if has_prompts and everything is not None:
             raise ValueError("everything= came together with prompts; leave out one or the other")
+        if not has_prompts and multimask_output:
+            raise ValueError(
+                "multimask_output is for prompts, and there are none; without them everything is segmented"
+            )
         segment: _Segment
         if has_prompts:
             prompts = prompts_from_arrays(points, labels, bboxes, masks)
             segment = partial(_segment_prompts, SamPredictor(engine=self.engine), prompts, multimask_output)
         else:
-            config = replace(everything or EverythingConfig(), output_mode="binary_mask")
-            segment = partial(_segment_everything, SamAutomaticMaskGenerator.from_config(config, self.engine))
+            config = EverythingConfig() if everything is None else everything
+            generator = SamAutomaticMaskGenerator.from_config(config, self.engine)
+            generator.output_mode = "uncompressed_rle"
+            segment = partial(_segment_everything, generator)
         pictures = list_pictures(source)
         is_batch = not (len(pictures) == 1 and pictures[0] is source)
         results = self._segment(pictures, segment, image_format, skip_broken=is_batch)
@@ -245,7 +252,7 @@ def _segment_everything(generator: SamAutomaticMaskGenerator, image: NDArray[np.
     was_segmented = time.perf_counter()
     masks = np.zeros((len(records), *image.shape[:2]), np.bool_)
     for mask, record in zip(masks, records, strict=True):
-        mask[:] = record.pop("segmentation")
+        mask[:] = decode_rle(record["segmentation"])
     scores = np.array([record["predicted_iou"] for record in records], np.float32)
     prompts = [Prompt.of(record["point_coords"]) for record in records]
     return _Answer(masks, scores, prompts, np.arange(len(records)), was_segmented)

@@ -65,8 +65,8 @@ def test_logits_agree_with_torch(image_hw):
 
 @pytest.fixture(params=["in bands", "at once"])
 def always_in_windows(monkeypatch, request):
-    monkeypatch.setattr(upscale, "_DIRECT_PX", 0)
-    monkeypatch.setattr(upscale_window, "_DIRECT_PX", 0 if request.param == "in bands" else 1 << 40)
+    monkeypatch.setattr(upscale, "DIRECT_PX", 0)
+    monkeypatch.setattr(upscale_window, "DIRECT_PX", 0 if request.param == "in bands" else 1 << 40)
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

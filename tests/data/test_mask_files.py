@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from pycocotools import mask as coco_mask
 
 from mobile_sam.core.masks import decode_rle
-from mobile_sam.data.mask_files import read_detections, read_mask_file
+from mobile_sam.data.mask_files import NO_CATEGORY, read_detections, read_mask_file
 
 MASK = np.zeros((6, 9), bool)
 MASK[1:4, 2:7] = True
@@ -185,6 +185,47 @@ def test_a_broken_detection_is_left_out_and_counted(write, broken, kind):
     detections = read_detections(write([broken, detection(score=0.75)]))
     assert kinds_of(detections) == [(kind, "entry 0", True)]
     assert_array_equal(detections.pictures["7"].scores, [0.75])
+
+
+@pytest.mark.parametrize("absent", [..., None])
+def test_where_boxes_will_do_scores_and_categories_may_lack(write, absent):
+    entries = [detection(), detection(score=absent), detection(category_id=absent), detection(image_id=absent)]
+    detections = read_detections(write(entries), needs_scores=False)
+    found = detections.pictures["7"]
+    assert_array_equal(found.scores, [0.5, np.nan, 0.5])
+    assert_array_equal(found.category_ids, [3, 3, NO_CATEGORY])
+    assert [found.facts(row) for row in range(3)] == [
+        {"score": 0.5, "category_id": 3},
+        {"category_id": 3},
+        {"score": 0.5},
+    ]
+    assert (found.scores.dtype, found.category_ids.dtype) == (np.float64, np.int64)
+    assert kinds_of(detections) == [("missing key", "entry 3", True)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"score": "high"}, {"score": float("inf")}, {"category_id": "cat"}, {"category_id": 2**63}, {"category_id": True}],
+)
+def test_where_boxes_will_do_a_malformed_score_or_category_is_dropped(write, changes):
+    detections = read_detections(write([detection(**changes)]), needs_scores=False)
+    assert kinds_of(detections) == [("malformed score or category", "entry 0", False)]
+    (dropped,) = changes
+    assert detections.pictures["7"].facts(0).keys() == {"score", "category_id"} - {dropped}
+
+
+def test_where_boxes_will_do_none_is_an_answer_but_none_usable_is_not(write):
+    assert read_detections(write([]), needs_scores=False).pictures == {}
+    with pytest.raises(
+        ValueError, match=r"none of the 1 entries .* expected each to hold a box; the first: lacks bbox"
+    ):
+        read_detections(write([detection(bbox=...)]), needs_scores=False)
+
+
+def test_rows_of_detections_are_detections(write):
+    found = read_detections(write([detection(score=share) for share in (0.25, 0.5, 0.75)])).pictures["7"]
+    assert_array_equal(found[[2, 0]].scores, [0.75, 0.25])
+    assert (len(found[[2, 0]]), found[[]].boxes_xyxy.shape) == (2, (0, 4))
 
 
 def test_detections_of_unknown_pictures_are_left_out_and_counted(write):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from enum import Enum
 from functools import partial
@@ -19,6 +19,10 @@ from mobile_sam.everything.config import EverythingConfig
 
 if TYPE_CHECKING:
     from mobile_sam.automatic_mask_generator import SamAutomaticMaskGenerator
+    from mobile_sam.cli.everything_folder import Place
+    from mobile_sam.cli.everything_outputs import Outputs
+    from mobile_sam.cli.everything_run import SortBy
+    from mobile_sam.data.records import Picture
 
 
 class Part(str, Enum):
@@ -77,8 +81,9 @@ def everything(
     boxes: Annotated[
         Path | None,
         typer.Option(
-            help="JSON of a detector's boxes (COCO results; image_id is the photo's file name, stem or number): a mask "
-            "for each instead, whatever its scores."
+            help="JSON of a detector's boxes (COCO results; image_id is the photo's file name, stem or number; score "
+            "and category_id may lack): a mask for each instead, whatever its scores. Malformed boxes and those that "
+            "lie outside the photo are left out and counted on stderr; the exit code stays 0."
         ),
     ] = None,
     engine: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
@@ -91,7 +96,6 @@ def everything(
     The options from --points-per-side on are those of SAM's SamAutomaticMaskGenerator.
     """
     from mobile_sam.cli.everything_boxes import read_boxes
-    from mobile_sam.cli.everything_folder import places_in
     from mobile_sam.cli.everything_outputs import choose_outputs
     from mobile_sam.cli.everything_run import Selection, Work, run
     from mobile_sam.data.sources import list_picture_files
@@ -99,25 +103,59 @@ def everything(
     config = EverythingConfig(**settings, output_mode="coco_rle")
     pictures = list_picture_files(photo).pictures
     outputs = choose_outputs(output or [], pictures)
-    if outputs.folder is None and (write or convert_to_rle):
-        raise ValueError(f"--{'write' if write else 'convert-to-rle'} is for results in a folder; name one with -o")
-    if write and convert_to_rle:
-        raise ValueError("--write and --convert-to-rle exclude each other: PHOTO.json holds nothing but run lengths")
-    parts = tuple(part.value for part in Part if not write or part in write)
+    parts = _parts(write, convert_to_rle, outputs)
     checkpoint = _checkpoint(model)
-    inputs = {"the photo" if len(pictures) == 1 else f"the photo {one.id}": one.path for one in pictures}
-    inputs |= {what: file for what, file in (("the boxes", boxes), ("the checkpoint", checkpoint)) if file}
-    outputs.check(inputs)
-    places = places_in(outputs.folder, pictures, inputs, as_run_lengths=convert_to_rle) if outputs.folder else {}
+    places = _checked_places(outputs, pictures, {"the boxes": boxes, "the checkpoint": checkpoint}, parts)
     found, boxes_sha256 = read_boxes(boxes, pictures) if boxes else (None, None)
-    selection = Selection(sort.value if sort else None, min_area, max_masks)
-    written = None if outputs.folder is None else "run lengths" if convert_to_rle else list(parts)
+    selection = Selection(_sort_key(sort, has_boxes=boxes is not None), min_area, max_masks)
+    written = None if outputs.folder is None else list(parts) or "run lengths"
     more = {**asdict(selection), "boxes_file_sha256": boxes_sha256, "written": written}
     made_by = _made_by(config.to_json() | more, engine, checkpoint)
     make_generator = partial(_make_generator, config, engine, checkpoint)
     num_failed = run(Work(make_generator, outputs, parts, overwrite, found, selection, made_by), pictures, places)
+    _end(num_failed, len(pictures))
+
+
+def _parts(write: list[Part] | None, convert_to_rle: bool, outputs: Outputs) -> tuple[str, ...]:
+    """Which parts a photo's folder gets; none if run lengths take its place.
+
+    Raises:
+        ValueError: options that exclude each other.
+    """
+    if outputs.folder is None and (write or convert_to_rle):
+        raise ValueError(f"--{'write' if write else 'convert-to-rle'} is for results in a folder; name one with -o")
+    if write and convert_to_rle:
+        raise ValueError("--write and --convert-to-rle exclude each other: PHOTO.json holds nothing but run lengths")
+    return () if convert_to_rle else tuple(part.value for part in Part if not write or part in write)
+
+
+def _checked_places(
+    outputs: Outputs, pictures: Sequence[Picture], other_inputs: Mapping[str, Path | None], parts: tuple[str, ...]
+) -> dict[str, Place]:
+    """Give each picture its place in the folder, if there is one, after checking that nothing read is overwritten.
+
+    Raises:
+        OSError, ValueError: as `Outputs.check` and `places_in`.
+    """
+    from mobile_sam.cli.everything_folder import places_in
+
+    inputs = {"the photo" if len(pictures) == 1 else f"the photo {one.id}": one.path for one in pictures}
+    inputs |= {what: file for what, file in other_inputs.items() if file}
+    outputs.check(inputs)
+    return places_in(outputs.folder, pictures, inputs, as_run_lengths=not parts) if outputs.folder else {}
+
+
+def _sort_key(asked: SortKey | None, *, has_boxes: bool) -> SortBy | None:
+    """What to sort by: what was asked, else the predicted IoU, and for boxes nothing, which keeps their order."""
+    if asked is not None:
+        return asked.value
+    return None if has_boxes else "predicted_iou"
+
+
+def _end(num_failed: int, num_pictures: int) -> None:
+    """Say how many pictures failed, and end with another exit code if some did."""
     if num_failed:
-        print(f"{num_failed} of {len(pictures)} pictures failed", file=sys.stderr)
+        print(f"{num_failed} of {num_pictures} pictures failed", file=sys.stderr)
         raise typer.Exit(SOME_FAILED)
 
 
@@ -152,5 +190,4 @@ def _made_by(settings: dict[str, Any], engine: str, checkpoint: Path | None) -> 
     model = {"checkpoint": "bundled", "sha256": BUNDLED.file_sha256}
     if checkpoint is not None:
         model = {"checkpoint": checkpoint.name, "sha256": sha256_of_file(checkpoint)}
-    strict = {name: str(value) if value in (math.inf, -math.inf) else value for name, value in settings.items()}
-    return {"tool": TOOL, "version": __version__, "engine": engine, "model": model, "settings": strict}
+    return {"tool": TOOL, "version": __version__, "engine": engine, "model": model, "settings": settings}

@@ -14,6 +14,9 @@ from mobile_sam.cli.everything_outputs import Outputs, Segmented, write_coco, wr
 from mobile_sam.cli.progress import progress_bar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mobile_sam.automatic_mask_generator import SamAutomaticMaskGenerator
     from mobile_sam.cli.everything_folder import Place
     from mobile_sam.data.mask_files import PictureDetections
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
+SortBy = Literal["area", "predicted_iou", "stability_score"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Selection:
         max_masks: how many of the first ones; None for all.
     """
 
-    sort: Literal["area", "predicted_iou", "stability_score"] | None = None
+    sort: SortBy | None = None
     min_area: int = 0
     max_masks: int | None = None
 
@@ -55,7 +59,7 @@ class Work:
     Attributes:
         make_generator: called when the first picture needs it.
         outputs: where results go.
-        parts: what a picture's folder gets.
+        parts: what a picture's folder gets; none if run lengths take its place.
         overwrites: whether results of other settings are replaced.
         detections: by picture id; None for the grid.
         selection: which masks stay.
@@ -90,13 +94,25 @@ class Work:
         image_hw = (image.shape[0], image.shape[1])
         if self.outputs.overlay is not None:
             check_image_path(self.outputs.overlay, size_hw=image_hw)
-        records: list[dict[str, Any]] = []
         if self.detections is None:
             records = self.generator.generate(image, progress=progress)
         elif picture.id in self.detections:
-            records = self.generator.generate_from_boxes(image, self.detections[picture.id], progress=progress)
+            records = self._segment_boxes(picture.id, self.detections[picture.id], image, progress)
+        else:
+            records = []
         found = PictureRecords(picture.id, image_hw, self.selection.of(records))
         return Segmented(image, found, self.describe(picture))
+
+    def _segment_boxes(
+        self, picture_id: str, detections: PictureDetections, image: NDArray[np.uint8], progress: Progress
+    ) -> list[dict[str, Any]]:
+        """Make the masks of a picture (H, W, 3) for the boxes that lie in it; the others are counted on stderr."""
+        from mobile_sam.cli.everything_boxes import tell_problems, usable_boxes
+
+        usable, problems = usable_boxes(detections, (image.shape[0], image.shape[1]))
+        tell_problems(picture_id, problems)
+        records = self.generator.generate_from_boxes(image, usable.boxes_xyxy, progress=progress)
+        return [record | usable.facts(row) for row, record in enumerate(records)]
 
     def has_prompts(self, picture: Picture) -> bool:
         """Tell whether there is anything to segment: not where a detector found nothing."""

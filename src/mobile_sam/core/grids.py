@@ -102,6 +102,28 @@ def crop_boxes(image_hw: Sequence[int], num_layers: int, overlap_ratio: float) -
     return boxes_xyxy, layers
 
 
+def are_near_crop_edge(
+    boxes_xyxy: NDArray[np.floating], crop_box: Sequence[float], image_box: Sequence[float], atol_px: float = 20.0
+) -> NDArray[np.bool_]:
+    """Tell which boxes a crop may have cut off: those near an edge of it that is not near the picture's own edge.
+
+    Args:
+        boxes_xyxy: (N, 4) in pixels of the picture.
+        crop_box: x1, y1, x2, y2 of the crop in the picture.
+        image_box: 0, 0, width, height.
+        atol_px: how far from an edge is still near.
+
+    Returns:
+        (N,) bool.
+
+    >>> are_near_crop_edge(np.array([[0, 50, 195, 90], [0, 50, 150, 90]]), (0, 0, 200, 200), (0, 0, 400, 200))
+    array([ True, False])
+    """
+    is_near_crop = np.abs(boxes_xyxy - np.asarray(crop_box, np.float64)) <= atol_px  # (N, 4), an edge each
+    is_near_image = np.abs(boxes_xyxy - np.asarray(image_box, np.float64)) <= atol_px  # (N, 4)
+    return np.asarray(np.any(is_near_crop & ~is_near_image, axis=1))
+
+
 def _spans(length: int, num_spans: int, overlap: int) -> list[tuple[int, int]]:
     """Cover a length with equal spans that overlap by so much, the last one cut off; without empty ones."""
     span = math.ceil((overlap * (num_spans - 1) + length) / num_spans)

@@ -1,4 +1,4 @@
-"""Shape and dtype of masks, refused with advice when they are wrong."""
+"""What the modules of masks share: shape and dtype checked, a mask found in its picture, a window put back."""
 
 from __future__ import annotations
 
@@ -28,3 +28,21 @@ def require_masks(masks: NDArray[np.bool_]) -> None:
         raise ValueError(f"masks must be (N, H, W), got {masks.shape}; use masks[None] for a single mask")
     if masks.dtype != np.bool_:
         raise ValueError(f"masks must be bool, got {masks.dtype}; compare first, as in masks > 0")
+
+
+def tight_rectangle(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Find where a mask is: (H, W) bool -> x, y, width and height in pixels; zeros if it is empty."""
+    import cv2
+
+    if not mask.size:
+        return 0, 0, 0, 0
+    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+    return int(x), int(y), int(width), int(height)
+
+
+def paste_window(window: NDArray[np.bool_], corner_xy: tuple[int, int], image_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Put the pixels of a window (h, w) into an otherwise empty mask (H, W), whose other memory stays untouched."""
+    mask = np.zeros(image_hw, np.bool_)
+    x, y = corner_xy
+    mask[y : y + window.shape[0], x : x + window.shape[1]] = window
+    return mask

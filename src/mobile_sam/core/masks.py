@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mobile_sam.core.mask_checks import require_mask, require_masks
+from mobile_sam.core.mask_checks import require_mask, require_masks, tight_rectangle
 from mobile_sam.core.rle import (
     Rle,
     decode_rle,
@@ -73,10 +73,9 @@ def masks_to_boxes(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
     require_masks(masks)
     boxes = np.zeros((len(masks), 4), np.int64)
     for box_xyxy, mask in zip(boxes, masks, strict=True):
-        rows = np.flatnonzero(mask.any(axis=1))
-        if rows.size:
-            columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
-            box_xyxy[:] = columns[0], rows[0], columns[-1], rows[-1]
+        x, y, width, height = tight_rectangle(mask)
+        if width:
+            box_xyxy[:] = x, y, x + width - 1, y + height - 1
     return boxes
 
 
@@ -103,11 +102,11 @@ def mask_window(mask: NDArray[np.bool_], *, margin_px: int = 0) -> tuple[tuple[i
     require_mask(mask)
     if margin_px < 0:
         raise ValueError(f"margin_px must not be negative, got {margin_px}")
-    x1, y1, x2, y2 = masks_to_boxes(mask[None])[0].tolist()
-    if mask.size == 0 or not mask[y1 : y2 + 1, x1 : x2 + 1].any():
+    left, top, width, height = tight_rectangle(mask)
+    if not width:
         return (0, 0), mask[:0, :0]
-    x, y = max(x1 - margin_px, 0), max(y1 - margin_px, 0)
-    return (x, y), mask[y : y2 + 1 + margin_px, x : x2 + 1 + margin_px]
+    x, y = max(left - margin_px, 0), max(top - margin_px, 0)
+    return (x, y), mask[y : top + height + margin_px, x : left + width + margin_px]
 
 
 def mask_windows(

@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mobile_sam.core.mask_checks import require_mask
+from mobile_sam.core.mask_checks import paste_window, require_mask
 
 
 class Rle(TypedDict):
@@ -65,7 +65,8 @@ def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
            [False,  True, False]])
     """
     image_hw, runs = _size_and_runs(rle)
-    return _pasted(runs, image_hw)
+    corner_xy, window = _window(runs, image_hw)
+    return paste_window(window, corner_xy, image_hw)
 
 
 def window_to_runs(
@@ -158,7 +159,8 @@ def decode_runs(runs: ArrayLike, image_hw: tuple[int, int]) -> NDArray[np.bool_]
     array([[False,  True,  True],
            [False,  True, False]])
     """
-    return _pasted(_checked_runs(runs, image_hw), image_hw)
+    corner_xy, window = runs_to_window(runs, image_hw)
+    return paste_window(window, corner_xy, image_hw)
 
 
 def runs_to_rle(runs: ArrayLike, image_hw: tuple[int, int]) -> Rle:
@@ -262,14 +264,6 @@ def _window(runs: NDArray[np.int64], image_hw: tuple[int, int]) -> tuple[tuple[i
     lengths = np.diff(edges, prepend=0, append=height * width)
     is_mask = np.arange(lengths.size) % 2 == 1
     return (x, y), np.repeat(is_mask, lengths).reshape(width, height).T
-
-
-def _pasted(runs: NDArray[np.int64], image_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Unfold checked runs -> (H, W) bool."""
-    (x, y), window = _window(runs, image_hw)
-    mask = np.zeros(image_hw, np.bool_)
-    mask[y : y + window.shape[0], x : x + window.shape[1]] = window
-    return mask
 
 
 def _plain(counts: Sequence[int]) -> NDArray[np.int64]:

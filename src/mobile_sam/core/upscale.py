@@ -13,10 +13,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mobile_sam.core.mask_checks import require_mask
-from mobile_sam.core.upscale_window import upscale_window, window_above
+from mobile_sam.core.mask_checks import paste_window, require_mask
+from mobile_sam.core.upscale_window import DIRECT_PX, upscale_window, window_above
 
-_DIRECT_PX = 1 << 22  # up to here the direct way is as fast and its floats (16 MiB) do not matter
 _MAX_LOGIT = 10.0  # see mask_to_logits
 
 
@@ -70,14 +69,11 @@ def upscale_to_mask(
            [ True,  True,  True]])
     """
     has_windows = low_res_logits.ndim == 2 and low_res_logits.size and side % len(low_res_logits) == 0
-    if image_hw[0] * image_hw[1] <= _DIRECT_PX or not has_windows:
+    if image_hw[0] * image_hw[1] <= DIRECT_PX or not has_windows:
         return upscale_logits(low_res_logits, input_hw, image_hw, side) > threshold
     _require_logits(low_res_logits, input_hw, image_hw, side)
     window = upscale_window(window_above(low_res_logits, threshold), input_hw, image_hw, threshold, side=side)
-    mask = np.zeros(image_hw, np.bool_)
-    x, y = window.corner_xy
-    mask[y : y + window.pixels.shape[0], x : x + window.pixels.shape[1]] = window.pixels
-    return mask
+    return paste_window(window.pixels, window.corner_xy, image_hw)
 
 
 def mask_to_logits(

@@ -2,7 +2,7 @@
 
 An interpolated value never exceeds those it lies between, so what is far from all logits above a floor needs no work.
 `window_above` keeps the part of the logits that matters, `upscale_window` makes the mask of it. Pictures of up to
-_DIRECT_PX pixels are interpolated by OpenCV at once, larger ones in bands of rows that stay in the processor's cache.
+DIRECT_PX pixels are interpolated by OpenCV at once, larger ones in bands of rows that stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-_DIRECT_PX = 1 << 22  # up to here the floats (16 MiB) do not matter
+from mobile_sam.core.mask_checks import tight_rectangle
+
+DIRECT_PX = 1 << 22  # up to here the floats (16 MiB) do not matter
 _BAND_PX = 1 << 16  # pixels interpolated at once: 256 KiB of float32, which fits the second-level cache
 _CONTEXT = 2  # low-resolution values beyond the last one that counts: an interpolated pixel has inputs up to there
 
@@ -69,7 +71,7 @@ def window_above(low_res_logits: NDArray[np.float32], floor: float) -> WindowLog
     >>> window.logits.shape, window.corner_xy
     ((5, 14), (48, 98))
     """
-    x, y, w, h = _tight(low_res_logits > floor)
+    x, y, w, h = tight_rectangle(low_res_logits > floor)
     left, top = max(x - _CONTEXT, 0), max(y - _CONTEXT, 0)
     part = low_res_logits[top : y + h + _CONTEXT, left : x + w + _CONTEXT] if w else low_res_logits[:0, :0]
     return WindowLogits(part.copy(), (left, top), low_res_logits.shape[0], floor)
@@ -103,14 +105,15 @@ def upscale_window(
     if h <= 0 or w <= 0:
         return MaskWindow(np.zeros((0, 0), np.bool_), (0, 0), 0.0)
     frame = _scaled(window.logits, factor, factor)[:h, :w]
-    (first_x, first_y), bands = _upscale(frame, (left, top), input_hw, image_hw, window.floor)
-    masks, num_above, num_below = [], 0, 0
+    (first_x, first_y), size_hw, bands = _upscale(frame, (left, top), input_hw, image_hw, window.floor)
+    pixels = np.empty(size_hw, np.bool_)  # (rows, columns)
+    num_done = num_above = num_below = 0
     for logits in bands:
-        masks.append(logits > threshold)
+        np.greater(logits, threshold, out=pixels[num_done : num_done + len(logits)])
+        num_done += len(logits)
         num_above += np.count_nonzero(logits > threshold + offset)
         num_below += np.count_nonzero(logits > threshold - offset)
-    pixels = np.concatenate(masks) if len(masks) > 1 else masks[0]  # (rows, columns)
-    x, y, w, h = _tight(pixels)
+    x, y, w, h = tight_rectangle(pixels)
     stability = float(num_above / max(num_below, 1))  # NumPy's counts are no plain numbers
     return MaskWindow(pixels[y : y + h, x : x + w], (first_x + x, first_y + y), stability)
 
@@ -121,7 +124,7 @@ def _upscale(
     input_hw: tuple[int, int],
     image_hw: tuple[int, int],
     floor: float,
-) -> tuple[tuple[int, int], Iterator[NDArray[np.float32]]]:
+) -> tuple[tuple[int, int], tuple[int, int], Iterator[NDArray[np.float32]]]:
     """Interpolate a part of the input frame to the picture's scale.
 
     OpenCV can only begin where a pixel of the frame and one of the picture begin at the same place. What is added to
@@ -135,18 +138,19 @@ def _upscale(
         floor: what values outside of the part do not exceed.
 
     Returns:
-        x and y of the first pixel, and bands of rows of logits from there on.
+        x and y of the first pixel; the numbers of rows and columns from there on; their logits, in bands of rows.
     """
     (input_h, input_w), (image_h, image_w) = input_hw, image_hw
     fx, fy = image_w / input_w, image_h / input_h
     left, first_x = _common_start(corner_xy[0], input_w, image_w)
     top, first_y = _common_start(corner_xy[1], input_h, image_h)
-    if (frame.shape[1] + corner_xy[0] - left) * fx * (frame.shape[0] + corner_xy[1] - top) * fy > _DIRECT_PX:
+    if (frame.shape[1] + corner_xy[0] - left) * fx * (frame.shape[0] + corner_xy[1] - top) * fy > DIRECT_PX:
         widened = _scaled(_padded(frame, 0, corner_xy[0] - left, floor), fx, 1)  # (h, columns)
         rows, taps = _reached(corner_xy[1], len(frame), input_h, image_h)
-        return (first_x, rows.start), _bands(widened, taps)
+        return (first_x, rows.start), (len(taps.first), widened.shape[1]), _bands(widened, taps)
     padded = _padded(frame, corner_xy[1] - top, corner_xy[0] - left, floor)
-    return (first_x, first_y), iter([_scaled(padded, fx, fy)])
+    logits = _scaled(padded, fx, fy)
+    return (first_x, first_y), (logits.shape[0], logits.shape[1]), iter([logits])
 
 
 def _scaled(values: NDArray[np.float32], factor_x: float, factor_y: float) -> NDArray[np.float32]:
@@ -204,20 +208,10 @@ def _reached(start: int, num_part: int, num_in: int, num_out: int) -> tuple[slic
 def _bands(widened: NDArray[np.float32], taps: _Taps) -> Iterator[NDArray[np.float32]]:
     """Interpolate the rows of (h, columns), some at a time."""
     num_rows = max(1, _BAND_PX // max(widened.shape[1], 1))
-    for start in range(0, max(len(taps.first), 1), num_rows):
+    for start in range(0, len(taps.first), num_rows):
         band = slice(start, start + num_rows)
         upper, lower = widened[taps.first[band]], widened[taps.second[band]]  # each (rows, columns)
         lower -= upper
         lower *= taps.weight[band, None]
         lower += upper
         yield lower
-
-
-def _tight(pixels: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Find x, y, width and height of what is set in (h, w) bool; zeros if nothing is."""
-    import cv2
-
-    if not pixels.size:
-        return 0, 0, 0, 0
-    x, y, w, h = cv2.boundingRect(pixels.view(np.uint8))
-    return int(x), int(y), int(w), int(h)

@@ -66,14 +66,18 @@ class MaskFile:
     problems: tuple[Problem, ...] = ()
 
 
+NO_CATEGORY = -(2**63)
+"""Stands in `PictureDetections.category_ids` where the file has none; `read_detections` takes no such number."""
+
+
 @dataclass(frozen=True, eq=False)
 class PictureDetections:
     """Detections in one picture, in the order of the file.
 
     Attributes:
         boxes_xyxy: (N, 4) float64.
-        scores: (N,) float64.
-        category_ids: (N,) int64.
+        scores: (N,) float64; NaN where the file has none, which `read_detections` must have allowed.
+        category_ids: (N,) int64; NO_CATEGORY where the file has none, likewise.
     """
 
     boxes_xyxy: NDArray[np.float64]
@@ -81,7 +85,21 @@ class PictureDetections:
     category_ids: NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.scores)
+        return len(self.boxes_xyxy)
+
+    def __getitem__(self, rows: list[int]) -> PictureDetections:
+        """Return the detections `rows`, in that order."""
+        return PictureDetections(self.boxes_xyxy[rows], self.scores[rows], self.category_ids[rows])
+
+    def facts(self, row: int) -> dict[str, Any]:
+        """Return what the file says of a detection beside its box: `score` and `category_id`, as far as it has them.
+
+        >>> PictureDetections(np.zeros((1, 4)), np.array([np.nan]), np.array([18])).facts(0)
+        {'category_id': 18}
+        """
+        score, category_id = float(self.scores[row]), int(self.category_ids[row])
+        facts: dict[str, Any] = {} if math.isnan(score) else {"score": score}
+        return facts if category_id == NO_CATEGORY else {**facts, "category_id": category_id}
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +173,13 @@ def read_mask_file(path: str | PathLike[str]) -> MaskFile:
     return MaskFile(path.name, sha256, {key: tuple(value) for key, value in masks.items()}, tuple(problems))
 
 
-def read_detections(path: str | PathLike[str]) -> Detections:
+def read_detections(path: str | PathLike[str], *, needs_scores: bool = True) -> Detections:
     """Read detected boxes in COCO's form of results: [{"image_id", "category_id", "bbox" (XYWH), "score"}, ...].
+
+    Args:
+        path: of the file.
+        needs_scores: whether each box must have its score and category; else boxes alone will do, as for prompts: a
+            malformed score or category is dropped, with a problem, and a list without entries is an answer.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -168,17 +191,19 @@ def read_detections(path: str | PathLike[str]) -> Detections:
     problems: list[Problem] = []
     columns: dict[str, _Columns] = {}
     for index, entry in enumerate(entries):
+        where = f"entry {index}"
         try:
-            picture_id, box_xywh, score, category_id = _read_detection(entry)
+            picture_id, box_xywh, score, category_id = _read_detection(entry, needs_scores, where, problems)
         except ItemRejectedError as reason:
-            problems.append(reason.to_problem(f"entry {index}"))
+            problems.append(reason.to_problem(where))
             continue
         found = columns.setdefault(picture_id, _Columns())
         found.boxes_xywh.append(box_xywh)
         found.scores.append(score)
         found.category_ids.append(category_id)
-    if not columns:
-        raise ValueError(_nothing_usable(path, len(entries), "a box with a score", problems))
+    if not columns and (entries or needs_scores):
+        what = "a box with a score" if needs_scores else "a box"
+        raise ValueError(_nothing_usable(path, len(entries), what, problems))
     pictures = {
         picture_id: PictureDetections(
             box_xywh_to_xyxy(found.boxes_xywh), np.array(found.scores), np.array(found.category_ids, np.int64)
@@ -234,15 +259,34 @@ def _read_mask(entry: Any, shared_picture_id: str | None, where: str, problems: 
     return picture_id, mask
 
 
-def _read_detection(entry: Any) -> tuple[str, tuple[float, ...], float, int]:
-    require_keys(entry, ("image_id", "category_id", "bbox", "score"))
-    picture_id, category_id = to_id(entry["image_id"]), to_whole_number(entry["category_id"])
-    box_xywh, score = to_numbers(entry["bbox"], 4), to_number(entry["score"])
-    if picture_id is None or category_id is None or abs(category_id) >= 2**63:
-        raise ItemRejectedError("malformed detection", "its image_id or category_id is no whole number")
-    if box_xywh is None or score is None:
-        came = f"bbox {shortened(entry['bbox'])} and score {shortened(entry['score'])}"
-        raise ItemRejectedError("malformed detection", f"got {came}, expected finite numbers")
+def _read_detection(
+    entry: Any, needs_scores: bool, where: str, problems: list[Problem]
+) -> tuple[str, tuple[float, ...], float, int]:
+    """Read the picture's id, the box (XYWH), score and category; NaN and NO_CATEGORY where they may lack."""
+    require_keys(entry, ("image_id", "category_id", "bbox", "score") if needs_scores else ("image_id", "bbox"))
+    picture_id, box_xywh = to_id(entry["image_id"]), to_numbers(entry["bbox"], 4)
+    if picture_id is None:
+        came = shortened(entry["image_id"])
+        raise ItemRejectedError("malformed detection", f"its image_id is {came}, expected a whole number or text")
+    if box_xywh is None:
+        came = shortened(entry["bbox"])
+        raise ItemRejectedError("malformed detection", f"its bbox is {came}, expected four finite numbers")
     if read_box(entry["bbox"]) is None:
         raise ItemRejectedError("box without area", f"its bbox is {shortened(entry['bbox'])}: x, y, width, height")
-    return picture_id, box_xywh, score, category_id
+    score, category_id = to_number(entry.get("score")), to_whole_number(entry.get("category_id"))
+    if category_id is not None and abs(category_id) >= 2**63:
+        category_id = None
+    read = {"score": score, "category_id": category_id}
+    malformed = [key for key, value in read.items() if value is None and entry.get(key) is not None]
+    if malformed:
+        came = " and ".join(f"{key} is {shortened(entry[key])}" for key in malformed)
+        message = f"its {came}, expected a finite score and a whole number as category_id"
+        if needs_scores:
+            raise ItemRejectedError("malformed detection", message)
+        problems.append(Problem("malformed score or category", where, message, is_left_out=False))
+    return (
+        picture_id,
+        box_xywh,
+        math.nan if score is None else score,
+        NO_CATEGORY if category_id is None else category_id,
+    )

@@ -163,7 +163,7 @@ class Engine(ABC):
         Args:
             embedding: see `decode`.
             prompts: see `decode`.
-            min_iou: masks with a predicted IoU of this or less are left out.
+            min_iou: masks with a predicted IoU of this or less are left out; -inf for none, whatever is predicted.
             mask_tokens: see `decode`.
             prompts_at_once: take fewer at a time than the engine would.
 
@@ -175,7 +175,8 @@ class Engine(ABC):
         for start in range(0, len(prompts), num_at_once):
             some = prompts[start : start + num_at_once]
             logits, iou, drawn = self._decode_worthy(embedding, some, mask_tokens, min_iou)
-            rows, columns = np.nonzero(iou[drawn] > min_iou)  # (K,) each
+            is_wanted = (iou[drawn] > min_iou) | (min_iou == -np.inf)  # (R, M); NaN is above nothing
+            rows, columns = np.nonzero(is_wanted)  # (K,) each
             tokens = np.array(mask_tokens, np.int64)[columns]
             yield DecodedAbove(len(some), start + drawn[rows], tokens, logits[rows, columns], iou[drawn[rows], columns])
 

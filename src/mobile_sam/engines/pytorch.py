@@ -61,6 +61,8 @@ class TorchEngine(Engine):
                 verify_bundled_weights()
             model = sam_from_checkpoint(model or bundled_weights_path())
             device = device or _best_device()
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model must be a Sam module, a checkpoint's path or None, got {type(model).__name__}")
         self.model = model if device is None else model.to(torch.device(device))
         self.precision = precision
         _check_dtype(self.model)

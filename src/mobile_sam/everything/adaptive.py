@@ -28,6 +28,9 @@ ALMOST_SAME = 0.95
 NEIGHBOUR_STEPS = 2
 """Neighbours are so many steps of the grid away at most, along either axis."""
 
+POINTS_PER_STEP = 16
+"""After so many points it is asked again which are explained. An engine's batch does not matter: all find the same."""
+
 CONFIDENT_IOU, CONFIDENT_STABILITY = 0.88, 0.95
 """Masks speak for points only if they are at least so good, however low the thresholds are set."""
 
@@ -45,7 +48,7 @@ def propose_where_needed(decoder: PointDecoder, points: NDArray[np.float64], tel
         num_open = len(rows)
         while num_open:
             rows = rows if level == 0 else rows[~explained.is_explained(rows)]
-            some, rows = rows[: decoder.num_at_once], rows[decoder.num_at_once :]
+            some, rows = rows[:POINTS_PER_STEP], rows[POINTS_PER_STEP:]
             for decoded_rows, masks in decoder.decode(some):
                 explained.learn(decoded_rows, masks)
             tell(num_open - len(rows))
@@ -96,10 +99,12 @@ class _Explained:
         self.reach = (NEIGHBOUR_STEPS + 0.5) / max(len(points), 1) ** 0.5
         coords_xy = decoder.prompts.coords_xy[:, 0]  # (P, 2) model pixels
         features = decoder.candidates.embedding.features[0]  # (C, h, w)
-        column, row = np.minimum(coords_xy // EMBEDDING_STRIDE, np.array(features.shape[:0:-1]) - 1).astype(int).T
-        looks = features[:, row, column].T  # (P, C)
-        self.looks = looks / np.linalg.norm(looks, axis=1, keepdims=True)
-        low_res_side = features.shape[1] * EMBEDDING_STRIDE // LOW_RES_STRIDE
+        C, h, w = features.shape
+        column, row = np.minimum(coords_xy // EMBEDDING_STRIDE, (w - 1, h - 1)).astype(int).T
+        self.cells = row * w + column  # (P,) of the embedding
+        looks = features.reshape(C, -1)  # (C, h * w)
+        self.looks = looks / np.maximum(np.linalg.norm(looks, axis=0), 1e-12)
+        low_res_side = max(h, w) * EMBEDDING_STRIDE // LOW_RES_STRIDE
         self.low_res_x, self.low_res_y = np.minimum(coords_xy // LOW_RES_STRIDE, low_res_side - 1).astype(int).T
         self.num_masks = np.zeros(len(points), int)
         self.has_neighbour = np.zeros(len(points), bool)
@@ -110,12 +115,12 @@ class _Explained:
 
     def learn(self, rows: NDArray[np.int64], masks: list[DrawnMask]) -> None:
         """Take note of points (R,) that were decoded, and of the masks that they gave."""
-        likeness = self.looks @ self.looks[rows].T  # (P, R)
-        distance = np.abs(self.points[:, None] - self.points[rows]).max(axis=2)  # (P, R)
-        self.has_neighbour |= ((likeness >= ALMOST_SAME) & (distance <= self.reach)).any(axis=1)
-        column_of = {row: column for column, row in enumerate(rows.tolist())}
+        likeness = self.looks[:, self.cells[rows]].T @ self.looks  # (R, h * w)
+        for row, like_cell in zip(rows.tolist(), likeness, strict=True):
+            is_near = np.abs(self.points - self.points[row]).max(axis=1) <= self.reach  # (P,)
+            self.has_neighbour |= is_near & (like_cell >= ALMOST_SAME)[self.cells]
+        like_cell_of = dict(zip(rows.tolist(), likeness, strict=True))
         for candidate, logits in masks:
             if candidate.predicted_iou > CONFIDENT_IOU and candidate.low_res_stability >= CONFIDENT_STABILITY:
                 is_inside = logits[self.low_res_y, self.low_res_x] > self.threshold  # (P,)
-                is_alike = likeness[:, column_of[candidate.prompt_row]] >= ALIKE
-                self.num_masks += is_inside & is_alike
+                self.num_masks += is_inside & (like_cell_of[candidate.prompt_row] >= ALIKE)[self.cells]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.core.prompts import Prompt
-from mobile_sam.data.mask_files import PictureDetections
+from mobile_sam.data.mask_files import NO_CATEGORY, PictureDetections
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +64,9 @@ class BoxPrompts:
         box_xyxy = self.prompts[row].box_xyxy
         assert box_xyxy is not None
         facts: dict[str, Any] = {"box": box_xyxy.tolist()}
-        if self.scores is not None:
+        if self.scores is not None and not np.isnan(self.scores[row]):
             facts["score"] = float(self.scores[row])
-        if self.category_ids is not None:
+        if self.category_ids is not None and self.category_ids[row] != NO_CATEGORY:
             facts["category_id"] = int(self.category_ids[row])
         return facts
 
@@ -74,7 +74,7 @@ class BoxPrompts:
 def _rows(boxes: Any) -> NDArray[np.float32]:
     try:
         rows = np.asarray(boxes, np.float32)
-    except (TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:  # RuntimeError: a tensor that autograd watches
         raise ValueError(
             f"boxes must be numbers, (N, 4): x1, y1, x2, y2 for each, got {type(boxes).__name__}"
         ) from error
@@ -87,7 +87,12 @@ def _rows(boxes: Any) -> NDArray[np.float32]:
 
 
 def _column(values: Any, name: str, num_boxes: int, dtype: type) -> NDArray[Any]:
-    column: NDArray[Any] = np.asarray(values, dtype)
+    try:
+        column: NDArray[np.float64] = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numbers, one for each box, got {values!r}") from error
     if column.shape != (num_boxes,):
         raise ValueError(f"there are {num_boxes} boxes, and {name} of shape {column.shape}; expected ({num_boxes},)")
-    return column
+    if dtype is np.int64 and not (np.isfinite(column) & (column == np.rint(column))).all():
+        raise ValueError(f"{name} must be whole numbers, got {column.tolist()[:8]}")
+    return column.astype(dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # else `mobile-sam --help` would wait for it
@@ -34,8 +34,10 @@ class EverythingConfig:
         mode: one of MODES.
         points_per_side: points along each side of the grid, N * N in all; None if point_grids is given.
         points_per_batch: at most so many points are decoded together; an engine takes fewer where that is quicker.
-        pred_iou_thresh: masks of which the model predicts no greater IoU are left out.
-        stability_score_thresh: masks less stable than this under a shift of the threshold are left out.
+        pred_iou_thresh: masks of which the model predicts no greater IoU are left out; 0 or less for no limit, as in
+            SAM.
+        stability_score_thresh: masks less stable than this under a shift of the threshold are left out, 0 to 1. Masks
+            without a pixel always are; SAM keeps them if this is 0.
         stability_score_offset: that shift, in logits.
         box_nms_thresh: of two masks whose boxes have a greater IoU, the one with the lower predicted IoU is left out.
         crop_n_layers: layers of enlarged parts of the picture to run on as well; layer i has 2 ** i per side.
@@ -43,7 +45,8 @@ class EverythingConfig:
         crop_overlap_ratio: overlap of the first layer's crops, as a share of the picture's shorter side.
         crop_n_points_downscale_factor: points per side in layer i are divided by this ** i.
         point_grids: in place of points_per_side, for each layer (N, 2) x, y as shares of the crop's sides, 0 to 1.
-        min_mask_region_area: holes and islands with fewer pixels are filled and removed; 0 for not at all.
+        min_mask_region_area: holes and islands with fewer pixels are filled and removed; 0 for not at all. Masks that
+            were changed then come last.
         output_mode: one of OUTPUT_MODES.
 
     Raises:
@@ -71,28 +74,19 @@ class EverythingConfig:
         if (self.points_per_side is None) == (self.point_grids is None):
             given = "both" if self.point_grids is not None else "neither"
             raise ValueError(f"exactly one of points_per_side and point_grids must be given, got {given}")
-        if self.points_per_side is not None:
-            _check_whole_number("points_per_side", self.points_per_side, 1, MAX_POINTS_PER_SIDE)
-        _check_whole_number("points_per_batch", self.points_per_batch, 1)
-        _check_whole_number("crop_n_layers", self.crop_n_layers, 0, MAX_CROP_LAYERS)
-        _check_whole_number("crop_n_points_downscale_factor", self.crop_n_points_downscale_factor, 1)
-        _check_whole_number("min_mask_region_area", self.min_mask_region_area, 0)
-        if self.points_per_side is not None and self.crop_n_points_downscale_factor**self.crop_n_layers > (
-            self.points_per_side
-        ):
+        for name, (least, most) in _WHOLE_NUMBERS.items():
+            if name != "points_per_side" or self.points_per_side is not None:
+                object.__setattr__(self, name, _whole_number(name, getattr(self, name), least, most))
+        for name, (low, high) in _NUMBERS.items():
+            object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
+        factor, num_layers = self.crop_n_points_downscale_factor, self.crop_n_layers
+        if self.points_per_side is not None and factor**num_layers > self.points_per_side:
             raise ValueError(
-                f"crop_n_points_downscale_factor {self.crop_n_points_downscale_factor} leaves layer "
-                f"{self.crop_n_layers} of crops without points: points_per_side is {self.points_per_side}"
+                f"crop_n_points_downscale_factor {factor} leaves layer {num_layers} of crops without points: "
+                f"points_per_side is {self.points_per_side}"
             )
-        _check_number("pred_iou_thresh", self.pred_iou_thresh, -math.inf, math.inf)
-        _check_number("stability_score_thresh", self.stability_score_thresh, 0, 1)
-        _check_number("stability_score_offset", self.stability_score_offset, 0, math.inf)
-        _check_number("box_nms_thresh", self.box_nms_thresh, 0, 1)
-        _check_number("crop_nms_thresh", self.crop_nms_thresh, 0, 1)
-        _check_number("crop_overlap_ratio", self.crop_overlap_ratio, 0, 1)
         if self.point_grids is not None:
-            grids = _checked_grids(self.point_grids, self.crop_n_layers + 1)
-            object.__setattr__(self, "point_grids", grids)
+            object.__setattr__(self, "point_grids", _checked_grids(self.point_grids, num_layers + 1))
 
     def to_json(self) -> dict[str, Any]:
         """Return all fields as what JSON has."""
@@ -103,6 +97,9 @@ class EverythingConfig:
 
 
 def _checked_grids(grids: Sequence[ArrayLike], num_layers: int) -> tuple[NDArray[np.float64], ...]:
+    """Check the grids and copy them, so that nobody can change them afterwards."""
+    if not hasattr(grids, "__len__"):
+        raise ValueError(f"point_grids must be a list with a grid (N, 2) for each layer, got {type(grids).__name__}")
     if len(grids) < num_layers:
         raise ValueError(
             f"point_grids must have a grid for each of {num_layers} layers (crop_n_layers + 1), got {len(grids)}"
@@ -111,7 +108,10 @@ def _checked_grids(grids: Sequence[ArrayLike], num_layers: int) -> tuple[NDArray
 
     checked = []
     for layer, grid in enumerate(grids):
-        points_xy = np.asarray(grid, np.float64)
+        try:
+            points_xy = np.array(grid, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"point_grids[{layer}] must be (N, 2) numbers, got {grid!r}") from error
         if points_xy.ndim != 2 or points_xy.shape[1] != 2 or not len(points_xy):
             raise ValueError(f"point_grids[{layer}] must be (N, 2) with N at least 1, got shape {points_xy.shape}")
         if not ((points_xy >= 0) & (points_xy <= 1)).all():
@@ -119,6 +119,7 @@ def _checked_grids(grids: Sequence[ArrayLike], num_layers: int) -> tuple[NDArray
                 f"point_grids[{layer}] must hold shares of width and height, 0 to 1, got {points_xy.min():g} to "
                 f"{points_xy.max():g}; divide pixels by the picture's size"
             )
+        points_xy.setflags(write=False)
         checked.append(points_xy)
     return tuple(checked)
 
@@ -128,14 +129,41 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def _check_whole_number(name: str, value: Any, least: int, most: float = math.inf) -> None:
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+_WHOLE_NUMBERS: dict[str, tuple[int, float]] = {
+    "points_per_side": (1, MAX_POINTS_PER_SIDE),
+    "points_per_batch": (1, math.inf),
+    "crop_n_layers": (0, MAX_CROP_LAYERS),
+    "crop_n_points_downscale_factor": (1, math.inf),
+    "min_mask_region_area": (0, math.inf),
+}
+"""The least and the greatest value of each."""
+
+_NUMBERS: dict[str, tuple[float, float]] = {
+    "pred_iou_thresh": (-math.inf, math.inf),
+    "stability_score_thresh": (0, 1),
+    "stability_score_offset": (0, math.inf),
+    "box_nms_thresh": (0, 1),
+    "crop_nms_thresh": (0, 1),
+    "crop_overlap_ratio": (0, 1),
+}
+"""The least and the greatest value of each."""
+
+
+def _whole_number(name: str, value: Any, least: float, most: float) -> int:
+    """Return a setting as a plain int; 100.0 is one."""
+    is_whole = _is_number(value) and value == int(value)
     if not is_whole or not least <= value <= most:
         limit = f"{least} to {most:g}" if most < math.inf else f"at least {least}"
         raise ValueError(f"{name} must be a whole number, {limit}, got {value!r}")
+    return int(value)
 
 
-def _check_number(name: str, value: Any, least: float, most: float) -> None:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most:
-        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
+def _number(name: str, value: Any, least: float, most: float) -> float:
+    """Return a setting as a plain float."""
+    if not _is_number(value) or not least <= value <= most:
+        raise ValueError(f"{name} must be a finite number from {least:g} to {most:g}, got {value!r}")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return value is not True and value is not False and isinstance(value, Real) and math.isfinite(value)

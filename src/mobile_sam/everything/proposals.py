@@ -33,11 +33,6 @@ class PointDecoder:
         self.prompts = PromptBatch.of_points(points_xy, candidates.embedding.resize)
         self.num_decoded = 0
 
-    @property
-    def num_at_once(self) -> int:
-        """How many points are decoded together."""
-        return min(self.engine.prompts_at_once, self.candidates.config.points_per_batch)
-
     def decode(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], list[DrawnMask]]]:
         """Decode some of the points, a few at a time.
 

@@ -14,14 +14,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from mobile_sam.core.masks import masks_to_boxes
+from mobile_sam.core.grids import are_near_crop_edge
+from mobile_sam.core.masks import mask_window
 from mobile_sam.core.regions import remove_small_regions
 from mobile_sam.core.rle import window_to_runs
 from mobile_sam.core.selection import box_areas, box_ious, nms_boxes, shared_areas
 from mobile_sam.core.upscale_window import WindowLogits, upscale_window
 from mobile_sam.everything.candidates import Candidate, Candidates
 from mobile_sam.everything.found import Box, FoundMask
-from mobile_sam.utils.amg import is_box_near_crop_edge
 
 
 def select(
@@ -55,8 +55,8 @@ def select(
         )  # fmt: skip
         if not window.pixels.size or not window.stability_score >= config.stability_score_thresh:
             continue
-        box = np.array([window.box_xyxy], np.float64)
-        if is_box_near_crop_edge(box, list(crop_box), [0, 0, image_hw[1], image_hw[0]])[0]:
+        box = np.array([window.box_xyxy]) + np.tile(crop_box[:2], 2)  # (1, 4) in the picture
+        if are_near_crop_edge(box, crop_box, (0, 0, image_hw[1], image_hw[0]))[0]:
             continue
         if kept.add(window.box_xyxy):
             x, y = points_xy[candidate.prompt_row].tolist()
@@ -113,9 +113,9 @@ def without_small_regions(mask: FoundMask, min_area_px: int) -> tuple[FoundMask,
     pixels, had_islands = remove_small_regions(pixels, min_area_px, "islands")
     if not had_holes and not had_islands:
         return mask, False
-    x1, y1, x2, y2 = masks_to_boxes(pixels[None])[0].tolist()
-    runs = window_to_runs(pixels[y1 : y2 + 1, x1 : x2 + 1], (x1, y1), mask.image_hw)
-    return replace(mask, runs=runs, box_xyxy=(x1, y1, x2, y2)), True
+    (x, y), window = mask_window(pixels)
+    box_xyxy = (x, y, x + window.shape[1] - 1, y + window.shape[0] - 1)
+    return replace(mask, runs=window_to_runs(window, (x, y), mask.image_hw), box_xyxy=box_xyxy), True
 
 
 def _boxes(found: Sequence[FoundMask]) -> NDArray[np.float64]:

@@ -66,9 +66,7 @@ def is_box_near_crop_edge(
         raise ValueError(f"boxes must be (N, 4), got {tuple(boxes.shape)}; use boxes[None] for a single box")
     crop_xyxy, image_xyxy = _corners(crop_box, "crop_box"), _corners(orig_box, "orig_box")
     boxes_xyxy = uncrop_boxes_xyxy(to_array(boxes).astype(np.float64), crop_xyxy)  # (N, 4)
-    is_near_crop = np.abs(boxes_xyxy - crop_xyxy) <= atol  # (N, 4), an edge each
-    is_near_image = np.abs(boxes_xyxy - image_xyxy) <= atol  # (N, 4)
-    return _in_kind_of(boxes, np.any(is_near_crop & ~is_near_image, axis=1))
+    return _in_kind_of(boxes, grids.are_near_crop_edge(boxes_xyxy, crop_xyxy, image_xyxy, atol))
 
 
 def box_xyxy_to_xywh(box_xyxy: ArrayOrTensor) -> ArrayOrTensor:
@@ -115,7 +113,7 @@ def mask_to_rle_pytorch(tensor: NDArray[np.bool_] | torch.Tensor) -> list[dict[s
     """Masks as plain run lengths, down the columns and background first.
 
     Args:
-        tensor: (B, H, W) bool, a tensor or an array.
+        tensor: (B, H, W) bool, or whole numbers, 0 for background, a tensor or an array.
 
     Returns:
         For each mask {"size": [H, W], "counts": list of int}; counts begin with 0 if the first pixel is mask.
@@ -127,7 +125,7 @@ def mask_to_rle_pytorch(tensor: NDArray[np.bool_] | torch.Tensor) -> list[dict[s
     [{'size': [2, 2], 'counts': [2, 2]}]
     """
     _shape_of(tensor, "tensor")
-    masks = to_array(tensor)
+    masks = _to_masks(tensor)
     require_masks(masks)
     height, width = masks.shape[1:]
     windows = (mask_window(mask) for mask in masks)
@@ -290,7 +288,7 @@ def remove_small_regions(mask: ArrayOrTensor, area_thresh: float, mode: str) -> 
     if mode not in ("holes", "islands"):
         raise ValueError(f"mode must be 'holes' or 'islands', got {mode!r}")
     cleaned, is_changed = regions.remove_small_regions(
-        to_array(mask), area_thresh, "holes" if mode == "holes" else "islands"
+        _to_masks(mask), area_thresh, "holes" if mode == "holes" else "islands"
     )
     return (_in_kind_of(mask, cleaned) if is_changed else mask), is_changed
 
@@ -321,7 +319,7 @@ def batched_mask_to_box(masks: ArrayOrTensor) -> ArrayOrTensor:
     """Tight boxes around masks.
 
     Args:
-        masks: (..., H, W) bool.
+        masks: (..., H, W) bool, or whole numbers, 0 for background.
 
     Returns:
         (..., 4) int64 XYXY in mask pixels, both corners inclusive; an empty mask gives zeros.
@@ -333,8 +331,14 @@ def batched_mask_to_box(masks: ArrayOrTensor) -> ArrayOrTensor:
     array([0, 0, 7, 4])
     """
     *leading, height, width = _shape_of_masks(masks)
-    stack = to_array(masks).reshape(math.prod(leading), height, width)  # (N, H, W)
+    stack = _to_masks(masks).reshape(math.prod(leading), height, width)  # (N, H, W)
     return _in_kind_of(masks, masks_to_boxes(stack).reshape(*leading, 4))
+
+
+def _to_masks(values: Any) -> NDArray[Any]:
+    """Masks as an array; whole numbers, as SAM's users have them, become bool."""
+    masks = to_array(values)
+    return masks != 0 if masks.dtype.kind in "iu" else masks
 
 
 def _shape_of(values: object, name: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from PIL import Image
 
 import mobile_sam.cli.everything
 from mobile_sam.core.masks import encode_rle
+from mobile_sam.everything.boxes import BoxPrompts
 
 RECTANGLES = [((2, 1), (30, 20)), ((10, 5), (12, 9)), ((40, 30), (60, 47))]  # corners x, y, the first one inclusive
 
@@ -15,7 +16,10 @@ def rectangle(image_hw, upper_left, lower_right):
 
 
 class FakeGenerator:
-    """Finds three rectangles in each picture, the second within the first; a mask for each box is the box."""
+    """Finds three rectangles in each picture, the second within the first; a mask for each box is the box.
+
+    With crops the worst comes first: there, masks do not come by falling predicted IoU.
+    """
 
     def __init__(self, config):
         self.config = config
@@ -27,18 +31,19 @@ class FakeGenerator:
             raise RuntimeError("white is too much")
         progress(0, 2)
         progress(2, 2)
-        return [
+        found = [
             self.record(image, corners, point_coords=[[corners[0][0] + 0.5, corners[0][1] + 0.5]], rank=rank)
             for rank, corners in enumerate(RECTANGLES)
         ]
+        return found[::-1] if self.config.crop_n_layers else found
 
     def generate_from_boxes(self, image, boxes, progress=None):
         self.pictures.append(image)
         answers = []
-        for box, score, category in zip(boxes.boxes_xyxy, boxes.scores, boxes.category_ids, strict=True):
-            x1, y1, x2, y2 = (int(side) for side in box)
-            more = {"box": box.tolist(), "score": float(score), "category_id": int(category)}
-            answers.append(self.record(image, ((x1, y1), (x2, y2)), point_coords=[], rank=0, **more))
+        for row, prompt in enumerate(BoxPrompts.of(boxes, image.shape[:2]).prompts):
+            x1, y1, x2, y2 = (int(side) for side in prompt.box_xyxy)
+            more = {"point_coords": [], "box": prompt.box_xyxy.tolist()}
+            answers.append(self.record(image, ((x1, y1), (x2, y2)), rank=-row, **more))
         return answers
 
     def record(self, image, corners, rank, **more):

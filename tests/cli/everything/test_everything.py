@@ -13,7 +13,9 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 import mobile_sam.cli.everything
+from mobile_sam.automatic_mask_generator import SamAutomaticMaskGenerator
 from mobile_sam.cli import main
+from mobile_sam.cli.everything_folder import NO_DIFFERENCE
 from mobile_sam.core.masks import encode_rle
 from mobile_sam.everything.config import EverythingConfig
 
@@ -124,6 +126,8 @@ def test_several_pictures_get_a_folder_each_or_one_json(run, photos, tmp_path, m
     [
         (["--min-area", "9"], [532, 340]),
         (["--max-masks", "2"], [532, 8]),
+        (["--crop-n-layers", "1", "--max-masks", "2"], [532, 8]),  # which come in another order
+        (["--crop-n-layers", "1", "--sort", "stability_score", "--max-masks", "1"], [340]),
         (["--sort", "area"], [532, 340, 8]),
         (["--sort", "area", "--max-masks", "2"], [532, 340]),
         (["--sort", "stability_score"], [340, 8, 532]),
@@ -199,8 +203,8 @@ def test_flags_reach_the_generator(run, cat, made):
     ("arguments", "words"),
     [
         (["--points-per-side", "0"], "points_per_side must be a whole number, 1 to 1024, got 0"),
-        (["--stability-score-thresh", "2"], "stability_score_thresh must be a number from 0 to 1, got 2.0"),
-        (["--crop-overlap-ratio", "nan"], "crop_overlap_ratio must be a number"),
+        (["--stability-score-thresh", "2"], "stability_score_thresh must be a finite number from 0 to 1, got 2.0"),
+        (["--crop-overlap-ratio", "nan"], "crop_overlap_ratio must be a finite number"),
         (["--mode", "quick"], "mode must be one of exact, fast, got 'quick'"),
         (["-o", "a.gif"], "the suffix '.gif' names no known format"),
         (["-o", "nowhere/a.png"], "the folder"),
@@ -246,6 +250,18 @@ def test_an_engine_that_cannot_run_is_no_failure_of_pictures(run, photos, monkey
     monkeypatch.setattr(mobile_sam.cli.everything, "_make_generator", make)
     ended = run(photos, "-o", "out", "--engine", "abacus")
     assert (ended.exit_code, ended.err) == (2, "mobile-sam: error: unknown engine 'abacus'\n")
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_settings_that_make_no_difference_to_the_folder_make_none_to_masks(examples, mode):
+    assert NO_DIFFERENCE == ("points_per_batch",)
+    found = []
+    for batch in (3, 64):
+        config = EverythingConfig(mode, points_per_side=4, points_per_batch=batch, output_mode="coco_rle")
+        records = SamAutomaticMaskGenerator.from_config(config).generate(examples / "chelsea.png")
+        found.append([record["segmentation"] for record in records])
+    assert len(found[0]) >= 3
+    assert found[0] == found[1]
 
 
 def test_one_real_picture(examples, tmp_path):
