@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from mobile_sam import SamAutomaticMaskGenerator, build_sam_vit_t, read_image
 from mobile_sam.core.masks import decode_rle, masks_to_boxes
+from mobile_sam.utils.amg import MaskData, area_from_rle, mask_to_rle_pytorch
 
 SAMS_KEYS = ["segmentation", "area", "bbox", "predicted_iou", "point_coords", "stability_score", "crop_box"]
 LENIENT = {"pred_iou_thresh": 0.55, "stability_score_thresh": 0.5}  # discs: token 3 is 0.8, token 1 is 0.6
@@ -208,3 +209,39 @@ def smallest_part(mask):
 
     parts = (cv2.connectedComponentsWithStats(np.uint8(pixels), connectivity=8)[2][1:, 4] for pixels in (mask, ~mask))
     return min(np.concatenate(list(parts)))
+
+
+@pytest.mark.parametrize("form", ["path", "array"])
+def test_one_picture_is_not_taken_for_many(generator, picture, picture_file, form):
+    with pytest.raises(ValueError, match=r"images must be several pictures, got one .*; use generate, or \[image\]"):
+        generator.generate_many({"path": str(picture_file), "array": picture}[form])
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_broken_picture(disc_engine, picture, monkeypatch):
+    monkeypatch.setattr(disc_engine, "encode_input", lambda model_input: np.full((1, 256, 64, 64), np.nan, np.float32))
+    with pytest.raises(ValueError, match="features must be finite"):
+        next(SamAutomaticMaskGenerator(engine=disc_engine).generate_many([picture]))
+
+
+def test_what_is_no_config_is_refused():
+    with pytest.raises(ValueError, match="config must be an EverythingConfig, got str"):
+        SamAutomaticMaskGenerator.from_config("fast")
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor"])
+def test_small_regions_of_mask_data_are_cleaned_as_in_sam(kind):
+    """Of two masks that become the same, the one that was so before stays; what is changed has a new box."""
+    whole = np.zeros((20, 30), bool)
+    whole[5:15, 5:25] = True
+    with_hole, with_island = whole.copy(), np.zeros((20, 30), bool)
+    with_hole[8, 8] = False
+    with_island[0:5, 0:4] = with_island[19, 29] = True
+    masks = np.stack([with_hole, whole, with_island])
+    boxes = masks_to_boxes(masks)
+    if kind == "tensor":
+        boxes = pytest.importorskip("torch").from_numpy(boxes)
+    data = MaskData(rles=mask_to_rle_pytorch(masks), boxes=boxes, iou_preds=np.array([0.9, 0.8, 0.7]))
+    cleaned = SamAutomaticMaskGenerator.postprocess_small_regions(data, 5, 0.7)
+    assert cleaned["iou_preds"].tolist() == [0.8, 0.7]
+    assert np.asarray(cleaned["boxes"]).tolist() == [[5, 5, 24, 14], [0, 0, 3, 4]]
+    assert [area_from_rle(rle) for rle in cleaned["rles"]] == [200, 20]

@@ -246,6 +246,10 @@ def test_a_picture_with_nothing_in_it_gives_no_rows(sam):
 def test_settings_for_everything_do_not_go_with_prompts(sam):
     with pytest.raises(ValueError, match="everything= came together with prompts"):
         sam.predict(PICTURE, points=A, everything=EverythingConfig(mode="fast"))
+    with pytest.raises(ValueError, match="multimask_output is for prompts, and there are none"):
+        sam.predict(PICTURE, multimask_output=True)
+    with pytest.raises(ValueError, match="config must be an EverythingConfig, got str"):
+        sam.predict(PICTURE, everything="fast")
 
 
 def test_the_time_spent_is_told_in_parts(sam):

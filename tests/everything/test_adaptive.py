@@ -8,6 +8,7 @@ from pycocotools import mask as coco_mask
 from mobile_sam import SamAutomaticMaskGenerator
 from mobile_sam.core.grids import point_grid
 from mobile_sam.everything.adaptive import levels
+from mobile_sam.everything.config import EverythingConfig
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +120,15 @@ def test_a_picture_of_one_look_needs_few_points(disc_engine):
     generator = SamAutomaticMaskGenerator(engine=disc_engine, mode="fast", points_per_side=16, pred_iou_thresh=0.7)
     generator.generate(np.full((160, 160, 3), 200, np.uint8))
     assert 16 <= generator.num_points <= 40
+
+
+def test_an_engines_batches_change_nothing(blob_engine, make_picture):
+    """What is passed over must not depend on how many points an engine takes at once."""
+    found = []
+    for num_at_once in (1, 4, 64):
+        blob_engine.prompts_at_once = num_at_once
+        settings = EverythingConfig(points_per_side=12, mode="fast", output_mode="coco_rle")
+        generator = SamAutomaticMaskGenerator.from_config(settings, blob_engine)
+        found.append((generator.generate(make_picture((200, 300))), generator.num_points))
+    assert found[0] == found[1] == found[2]
+    assert found[0][1] < 144

@@ -166,3 +166,33 @@ def test_the_callers_boxes_are_not_changed(generator, picture):
     before = copy.deepcopy(given)
     generator.generate_from_boxes(picture, given)
     assert_array_equal(given.xyxy, before.xyxy)
+
+
+def test_a_box_without_a_prediction_keeps_its_place(blob_engine, picture, monkeypatch):
+    """As when half precision overflows."""
+    decode = blob_engine._decode_some
+
+    def one_is_nan(embedding, prompts, mask_tokens):
+        logits, iou = decode(embedding, prompts, mask_tokens)
+        iou[prompts.coords_xy[:, 0, 0] < 100] = np.nan
+        return logits, iou
+
+    monkeypatch.setattr(blob_engine, "_decode_some", one_is_nan)
+    boxes = np.array([[200, 20, 390, 290], [10, 40, 60, 90], [150, 60, 250, 170]])
+    records = SamAutomaticMaskGenerator(engine=blob_engine).generate_from_boxes(picture, boxes)
+    assert [record["box"] for record in records] == boxes.tolist()
+    assert [np.isnan(record["predicted_iou"]) for record in records] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("class_id", "message"),
+    [
+        (np.array([1.0, np.nan, 2.0]), "category ids must be whole numbers"),
+        (np.array([1.0, 2.5, 2.0]), "category ids must be whole numbers"),
+        (np.array(["cat", "dog", "cup"]), "category ids must be numbers, one for each box"),
+    ],
+)
+def test_categories_that_are_no_numbers_are_refused(generator, picture, class_id, message):
+    found = SimpleNamespace(xyxy=BOXES[:3], confidence=None, class_id=class_id)
+    with pytest.raises(ValueError, match=message):
+        generator.generate_from_boxes(picture, found)

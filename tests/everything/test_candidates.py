@@ -19,16 +19,21 @@ from mobile_sam.core.prompts import PromptBatch
 from mobile_sam.core.upscale_window import upscale_window, window_above
 from mobile_sam.everything.candidates import Candidates
 from mobile_sam.everything.config import EverythingConfig
+from mobile_sam.everything.selection import select
 
 
-def candidates_of(image_hw, low_res_logits, **options):
-    """Judge masks (K, 256, 256), all of a predicted IoU of 1."""
+def judged(image_hw, low_res_logits, **options):
+    """Judge masks (K, 256, 256), all of a predicted IoU of 1; also return those that pass."""
     features = np.zeros((1, 256, 64, 64), np.float32)
     embedding = Embedding(features, image_hw, LongSideResize(image_hw).input_hw, "made up")
     candidates = Candidates(embedding, EverythingConfig(**options), 0.0)
     rows = np.arange(len(low_res_logits))
     decoded = DecodedAbove(len(rows), rows, np.ones_like(rows), low_res_logits, np.ones(len(rows), np.float32))
-    return [candidate for candidate, _ in candidates.add(decoded, rows)]
+    return candidates, [candidate for candidate, _ in candidates.add(decoded, rows)]
+
+
+def candidates_of(image_hw, low_res_logits, **options):
+    return judged(image_hw, low_res_logits, **options)[1]
 
 
 def low_res_noise(seed, num_cells, offset):
@@ -164,3 +169,15 @@ def test_a_generator_keeps_nothing_of_the_picture(blob_engine, make_picture):
     generator.generate(picture)
     assert_array_equal(picture, before)
     assert not generator.predictor.is_image_set
+
+
+def test_a_stable_mask_of_a_thin_panorama_is_not_dropped():
+    """Its input frame is 16 px high: four rows of logits, and the padding's first row, which the last pixels touch."""
+    logits = np.full((256, 256), -9, np.float32)
+    logits[:4, 20:200] = 5
+    logits[4, 20:200] = 0  # in the padding, between the two cuts of the stability score
+    candidates, passed = judged((160, 10_000), logits[None])
+    assert len(passed) == 1
+    (found,) = select(candidates, np.array([[5000.0, 80.0]]), (0, 0, 10_000, 160), (160, 10_000), lambda _: None)
+    assert found.stability_score > 0.95
+    assert found.area_px == pytest.approx(180 * 4 * 160 * 10_000 / (16 * 1024), rel=0.02)

@@ -330,3 +330,15 @@ def test_regions_with_few_pixels_are_filled_or_removed(mask, area, mode, as_tens
 def test_mistakes_are_refused_with_advice(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_masks_of_whole_numbers_are_taken_as_in_sam(made):
+    masks = np.zeros((2, 4, 5), np.uint8)
+    masks[0, 1:3, 1:4] = 1
+    masks[1, 0, 0] = 255
+    whole, as_bool = made(masks), made(masks != 0)
+    assert amg.mask_to_rle_pytorch(whole) == amg.mask_to_rle_pytorch(as_bool)
+    assert_array_equal(amg.batched_mask_to_box(whole), amg.batched_mask_to_box(as_bool))
+    cleaned, is_changed = amg.remove_small_regions(whole[0], 99, "holes")
+    assert is_changed
+    assert np.asarray(cleaned).all()

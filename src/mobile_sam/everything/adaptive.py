@@ -101,9 +101,11 @@ class _Explained:
         features = decoder.candidates.embedding.features[0]  # (C, h, w)
         C, h, w = features.shape
         column, row = np.minimum(coords_xy // EMBEDDING_STRIDE, (w - 1, h - 1)).astype(int).T
-        self.cells = row * w + column  # (P,) of the embedding
-        looks = features.reshape(C, -1)  # (C, h * w)
-        self.looks = looks / np.maximum(np.linalg.norm(looks, axis=0), 1e-12)
+        cells, self.cell_of = np.unique(row * w + column, return_inverse=True)  # (U,) of the embedding, (P,)
+        looks = features.reshape(C, -1)[:, cells]  # (C, U)
+        looks = looks / np.maximum(np.linalg.norm(looks, axis=0), 1e-12)
+        # All at once, not as they are needed: BLAS threads that wait for more hold up the decoder (docs/log.md).
+        self.likeness = looks.T @ looks  # (U, U)
         low_res_side = max(h, w) * EMBEDDING_STRIDE // LOW_RES_STRIDE
         self.low_res_x, self.low_res_y = np.minimum(coords_xy // LOW_RES_STRIDE, low_res_side - 1).astype(int).T
         self.num_masks = np.zeros(len(points), int)
@@ -115,12 +117,15 @@ class _Explained:
 
     def learn(self, rows: NDArray[np.int64], masks: list[DrawnMask]) -> None:
         """Take note of points (R,) that were decoded, and of the masks that they gave."""
-        likeness = self.looks[:, self.cells[rows]].T @ self.looks  # (R, h * w)
-        for row, like_cell in zip(rows.tolist(), likeness, strict=True):
+        for row in rows.tolist():
             is_near = np.abs(self.points - self.points[row]).max(axis=1) <= self.reach  # (P,)
-            self.has_neighbour |= is_near & (like_cell >= ALMOST_SAME)[self.cells]
-        like_cell_of = dict(zip(rows.tolist(), likeness, strict=True))
+            self.has_neighbour |= is_near & (self._likeness_to(row) >= ALMOST_SAME)
         for candidate, logits in masks:
             if candidate.predicted_iou > CONFIDENT_IOU and candidate.low_res_stability >= CONFIDENT_STABILITY:
                 is_inside = logits[self.low_res_y, self.low_res_x] > self.threshold  # (P,)
-                self.num_masks += is_inside & (like_cell_of[candidate.prompt_row] >= ALIKE)[self.cells]
+                self.num_masks += is_inside & (self._likeness_to(candidate.prompt_row) >= ALIKE)
+
+    def _likeness_to(self, row: int) -> NDArray[np.float32]:
+        """Cosines of all points with one: (P,)."""
+        likeness: NDArray[np.float32] = self.likeness[self.cell_of[row]][self.cell_of]
+        return likeness
