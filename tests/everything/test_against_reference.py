@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 from mobile_sam import SamAutomaticMaskGenerator
 from mobile_sam.core.masks import stability_score, upscale_logits
 from mobile_sam.core.prompts import PromptBatch
+from mobile_sam.core.rle import window_to_runs
 from mobile_sam.everything import candidates
 from mobile_sam.everything.config import EverythingConfig
 
@@ -214,16 +215,19 @@ def test_records_are_those_of_sams_rules_whatever_the_settings(blob_engine, make
 
 @pytest.mark.parametrize("max_bytes", [0, 300_000])
 @pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_logits_that_were_not_kept_are_decoded_once_more_and_change_nothing(
+def test_masks_that_are_made_early_for_want_of_room_change_nothing(
     monkeypatch, blob_engine, make_picture, mode, max_bytes
 ):
     generator = SamAutomaticMaskGenerator(engine=blob_engine, points_per_side=6, mode=mode, crop_n_layers=1, **LENIENT)
     picture = make_picture((120, 160))
     expected, num_before = generator.generate(picture), blob_engine.num_decoded
     assert num_before == generator.num_points
+    settled = []
     monkeypatch.setattr(candidates, "MAX_KEPT_BYTES", max_bytes)
+    monkeypatch.setattr(candidates, "window_to_runs", lambda *mask: settled.append(mask) or window_to_runs(*mask))
     records = generator.generate(picture)
-    assert blob_engine.num_decoded > 2 * num_before  # some were drawn again
+    assert blob_engine.num_decoded == 2 * num_before
+    assert len(settled) >= 15
     assert len(records) == len(expected) >= 15
     for record, wanted in zip(records, expected, strict=True):
         assert_array_equal(record.pop("segmentation"), wanted.pop("segmentation"))

@@ -15,8 +15,8 @@ from mobile_sam.core.geometry import LongSideResize
 from mobile_sam.core.mask_checks import tight_rectangle
 from mobile_sam.core.predictions import DecodedAbove
 from mobile_sam.core.prompts import LOW_RES_STRIDE
-from mobile_sam.core.selection import box_ious
-from mobile_sam.core.upscale_window import WindowLogits, window_above
+from mobile_sam.core.rle import runs_to_window, window_to_runs
+from mobile_sam.core.upscale_window import MaskWindow, WindowLogits, upscale_window, window_above
 from mobile_sam.everything.config import EverythingConfig
 
 STABILITY_MARGIN = 0.12
@@ -32,11 +32,8 @@ LEAST_AREA = 100
 LEAST_SIDE = 16
 """Nor in pictures that are so few low-resolution pixels high or wide: what lies on their edge is too large a part."""
 
-MAX_KEPT_BYTES = 1 << 26
-"""When logits take more than this, those that will hardly be needed are forgotten, and decoded again if they are."""
-
-LIKELY_SUPPRESSED = 0.75
-"""Logits are hardly needed if the box overlaps that of a better and stable mask by this IoU."""
+MAX_KEPT_BYTES = 1 << 27
+"""When logits take more than this, the masks are made, tested and kept as run lengths, which takes longer."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -77,6 +74,7 @@ class Candidates:
         self.embedding, self.config, self.mask_threshold = embedding, config, mask_threshold
         self._entries: list[Candidate] = []
         self._windows: dict[Candidate, WindowLogits] = {}
+        self._settled: dict[Candidate, tuple[NDArray[np.int64], float]] = {}  # runs and stability score
         scale_x, scale_y = embedding.resize.scale_xy
         self._least_area = LEAST_AREA * max(1.0, scale_x * scale_y / LOW_RES_STRIDE**2)  # low-resolution pixels
 
@@ -87,9 +85,17 @@ class Candidates:
         """Yield the candidates, the best first, equals in the order in which they came."""
         yield from sorted(self._entries, key=lambda candidate: -candidate.predicted_iou)
 
-    def window(self, candidate: Candidate) -> WindowLogits | None:
-        """Return the logits of a candidate, or None if they were forgotten."""
-        return self._windows.get(candidate)
+    def mask(self, candidate: Candidate) -> MaskWindow:
+        """Make the mask of a candidate at the crop's size."""
+        if candidate in self._windows:
+            return self._draw(self._windows[candidate])
+        runs, stability = self._settled[candidate]
+        corner_xy, pixels = runs_to_window(runs, self.embedding.image_hw)
+        return MaskWindow(pixels, corner_xy, stability)
+
+    def passes(self, mask: MaskWindow) -> bool:
+        """Tell whether a mask has pixels and is stable enough, by the original's own test."""
+        return bool(mask.pixels.size) and mask.stability_score >= self.config.stability_score_thresh
 
     @property
     def floor(self) -> float:
@@ -114,7 +120,7 @@ class Candidates:
                 self._entries.append(candidate)
                 self._windows[candidate] = window_above(logits, self.floor)
         if self._num_bytes() > MAX_KEPT_BYTES:
-            self._forget()
+            self._settle()
         return added
 
     def _judge(
@@ -136,21 +142,23 @@ class Candidates:
     def _num_bytes(self) -> int:
         return sum(window.logits.nbytes for window in self._windows.values())
 
-    def _forget(self) -> None:
-        """Forget the logits that will hardly be needed, then the worst, until half of the room is free."""
-        stable = [entry for entry in self._entries if entry.low_res_stability >= self.config.stability_score_thresh]
-        boxes = np.array([entry.outer_box for entry in stable], np.float32).reshape(-1, 4)
-        predicted_ious = np.array([entry.predicted_iou for entry in stable])
-        for entry in list(self._windows):
-            better = boxes[predicted_ious > entry.predicted_iou]
-            if (box_ious(better, np.array(entry.outer_box, np.float32)) > LIKELY_SUPPRESSED).any():
-                del self._windows[entry]
-        worst_first = sorted(self._windows, key=lambda entry: entry.predicted_iou)
-        num_bytes = self._num_bytes()
-        for entry in worst_first:
-            if num_bytes <= MAX_KEPT_BYTES // 2:
-                break
-            num_bytes -= self._windows.pop(entry).logits.nbytes
+    def _settle(self) -> None:
+        """Make the masks whose logits are kept, drop those that do not pass, and keep the others as run lengths."""
+        failed = set()
+        for candidate, logits in self._windows.items():
+            mask = self._draw(logits)
+            if self.passes(mask):
+                runs = window_to_runs(mask.pixels, mask.corner_xy, self.embedding.image_hw)
+                self._settled[candidate] = (runs, mask.stability_score)
+            else:
+                failed.add(candidate)
+        self._windows.clear()
+        self._entries = [candidate for candidate in self._entries if candidate not in failed]
+
+    def _draw(self, logits: WindowLogits) -> MaskWindow:
+        embedding, offset = self.embedding, self.config.stability_score_offset
+        sizes = (embedding.input_hw, embedding.image_hw)
+        return upscale_window(logits, *sizes, self.mask_threshold, offset, embedding.input_side)
 
 
 def box_bounds(

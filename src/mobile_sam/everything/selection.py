@@ -8,7 +8,7 @@ open is the mask made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,17 +19,12 @@ from mobile_sam.core.masks import mask_window
 from mobile_sam.core.regions import remove_small_regions
 from mobile_sam.core.rle import window_to_runs
 from mobile_sam.core.selection import box_areas, box_ious, nms_boxes, shared_areas
-from mobile_sam.core.upscale_window import WindowLogits, upscale_window
 from mobile_sam.everything.candidates import Candidate, Candidates
 from mobile_sam.everything.found import Box, FoundMask
 
 
 def select(
-    candidates: Candidates,
-    points_xy: NDArray[np.float64],
-    crop_box: Box,
-    image_hw: tuple[int, int],
-    draw_again: Callable[[Candidate], WindowLogits],
+    candidates: Candidates, points_xy: NDArray[np.float64], crop_box: Box, image_hw: tuple[int, int]
 ) -> list[FoundMask]:
     """Keep the best of the masks of one crop.
 
@@ -38,29 +33,24 @@ def select(
         points_xy: (P, 2) the crop's prompts, in its pixels.
         crop_box: x1, y1, x2, y2 in the picture.
         image_hw: height and width of the picture.
-        draw_again: gives the logits that were not kept.
 
     Returns:
         The masks, by falling predicted IoU.
     """
-    config, embedding = candidates.config, candidates.embedding
-    kept = _KeptBoxes(config.box_nms_thresh)
+    kept = _KeptBoxes(candidates.config.box_nms_thresh)
     found = []
     for candidate in candidates.by_predicted_iou():
         if kept.surely_suppress(candidate):
             continue
-        window = upscale_window(
-            candidates.window(candidate) or draw_again(candidate), embedding.input_hw, embedding.image_hw,
-            candidates.mask_threshold, config.stability_score_offset, embedding.input_side,
-        )  # fmt: skip
-        if not window.pixels.size or not window.stability_score >= config.stability_score_thresh:
+        mask = candidates.mask(candidate)
+        if not candidates.passes(mask):
             continue
-        box = np.array([window.box_xyxy]) + np.tile(crop_box[:2], 2)  # (1, 4) in the picture
+        box = np.array([mask.box_xyxy]) + np.tile(crop_box[:2], 2)  # (1, 4) in the picture
         if are_near_crop_edge(box, crop_box, (0, 0, image_hw[1], image_hw[0]))[0]:
             continue
-        if kept.add(window.box_xyxy):
+        if kept.add(mask.box_xyxy):
             x, y = points_xy[candidate.prompt_row].tolist()
-            found.append(FoundMask.of(window, candidate.predicted_iou, (x, y), crop_box, image_hw))
+            found.append(FoundMask.of(mask, candidate.predicted_iou, (x, y), crop_box, image_hw))
     return found
 
 
