@@ -236,7 +236,10 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(examples, tmp_path)
 def test_ctrl_c_says_that_nothing_is_lost(examples, tmp_path, more, told):
     source = str(examples / "instances.json")
     command = [sys.executable, "-c", RUN, "evaluate", "prompts", source, "--out", "out", *more]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests that run in the background ignore it
+    )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (tmp_path / "out").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
