@@ -51,25 +51,25 @@ class SamAutomaticMaskGenerator:
 
     Args:
         model: a `Sam` module (runs on the torch engine); None for the bundled weights.
-        points_per_side: see `EverythingConfig` for this and for the others up to `output_mode`, which come in SAM's
-            order.
-        points_per_batch: see there.
-        pred_iou_thresh: see there.
-        stability_score_thresh: see there.
-        stability_score_offset: see there.
-        box_nms_thresh: see there.
-        crop_n_layers: see there.
-        crop_nms_thresh: see there.
-        crop_overlap_ratio: see there.
-        crop_n_points_downscale_factor: see there.
-        point_grids: see there.
-        min_mask_region_area: see there.
-        output_mode: see there.
-        mode: "exact" or "fast", see there.
+        points_per_side: of the grid, 1 to 1024; this and the next up to `output_mode` come in SAM's order, and
+            `EverythingConfig` says more of each.
+        points_per_batch: points decoded together at most.
+        pred_iou_thresh: least predicted IoU, not included; 0 or less for no limit.
+        stability_score_thresh: least stability score, 0 to 1.
+        stability_score_offset: shift of the mask threshold that it is measured with, in logits.
+        box_nms_thresh: most IoU of the boxes of two masks, 0 to 1.
+        crop_n_layers: layers of crops, 0 to 6.
+        crop_nms_thresh: most IoU of the boxes of two masks of different crops, 0 to 1.
+        crop_overlap_ratio: overlap of crops as a share of the shorter side, 0 to 1.
+        crop_n_points_downscale_factor: divides points per side once for each layer.
+        point_grids: in place of points_per_side, (N, 2) x, y for each layer, as shares of the sides, 0 to 1.
+        min_mask_region_area: least area of holes and islands, in pixels.
+        output_mode: "binary_mask", "uncompressed_rle" or "coco_rle".
+        mode: "exact" or "fast".
         engine: "auto", "onnxruntime", "torch", or an `Engine` already made.
         device: see `mobile_sam.engines.make_engine`.
-        precision: see there.
-        num_threads: see there.
+        precision: "fp32", or with torch "bf16" or "fp16".
+        num_threads: CPU threads for onnxruntime; 0 is its own choice.
 
     Attributes:
         config: all settings.

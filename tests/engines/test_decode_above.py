@@ -134,5 +134,9 @@ def test_a_nan_of_predicted_iou_is_no_mask(torch_predictor, cat_embedding, promp
     model = copy.deepcopy(torch_predictor.model)
     with torch.no_grad():
         model.mask_decoder.iou_prediction_head.layers[-1].bias[2] = torch.nan
-    (part,) = TorchEngine(model).decode_above(cat_embedding, prompts[:2], -np.inf)
+    (part,) = TorchEngine(model).decode_above(cat_embedding, prompts[:2], -100)
     assert_array_equal(part.mask_tokens, [1, 3, 1, 3])
+    (part,) = TorchEngine(model).decode_above(
+        cat_embedding, prompts[:2], -np.inf
+    )  # no limit: each prompt has its answer
+    assert_array_equal(part.mask_tokens, [1, 2, 3, 1, 2, 3])
