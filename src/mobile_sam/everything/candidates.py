@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ from mobile_sam.core.mask_checks import tight_rectangle
 from mobile_sam.core.predictions import DecodedAbove
 from mobile_sam.core.prompts import LOW_RES_STRIDE
 from mobile_sam.core.rle import runs_to_window, window_to_runs
+from mobile_sam.core.selection import box_areas, shared_areas
 from mobile_sam.core.upscale_window import MaskWindow, WindowLogits, upscale_window, window_above
 from mobile_sam.everything.config import EverythingConfig
 
@@ -33,7 +34,7 @@ LEAST_SIDE = 16
 """Nor in pictures that are so few low-resolution pixels high or wide: what lies on their edge is too large a part."""
 
 MAX_KEPT_BYTES = 1 << 27
-"""When logits take more than this, the masks are made, tested and kept as run lengths, which takes longer."""
+"""When logits take more than this, masks are made, tested and kept as run lengths, which takes longer."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,6 +76,8 @@ class Candidates:
         self._entries: list[Candidate] = []
         self._windows: dict[Candidate, WindowLogits] = {}
         self._settled: dict[Candidate, tuple[NDArray[np.int64], float]] = {}  # runs and stability score
+        self._settled_boxes = np.zeros((0, 4), np.float32)
+        self._settled_ious = np.zeros(0)  # predicted, of the boxes
         scale_x, scale_y = embedding.resize.scale_xy
         self._least_area = LEAST_AREA * max(1.0, scale_x * scale_y / LOW_RES_STRIDE**2)  # low-resolution pixels
 
@@ -85,10 +88,12 @@ class Candidates:
         """Yield the candidates, the best first, equals in the order in which they came."""
         yield from sorted(self._entries, key=lambda candidate: -candidate.predicted_iou)
 
-    def mask(self, candidate: Candidate) -> MaskWindow:
-        """Make the mask of a candidate at the crop's size."""
+    def mask(self, candidate: Candidate, draw_again: Callable[[Candidate], WindowLogits]) -> MaskWindow:
+        """Make the mask of a candidate at the crop's size; `draw_again` gives the logits where they were forgotten."""
         if candidate in self._windows:
             return self._draw(self._windows[candidate])
+        if candidate not in self._settled:
+            return self._draw(draw_again(candidate))
         runs, stability = self._settled[candidate]
         corner_xy, pixels = runs_to_window(runs, self.embedding.image_hw)
         return MaskWindow(pixels, corner_xy, stability)
@@ -143,13 +148,22 @@ class Candidates:
         return sum(window.logits.nbytes for window in self._windows.values())
 
     def _settle(self) -> None:
-        """Make the masks whose logits are kept, drop those that do not pass, and keep the others as run lengths."""
+        """Make the masks whose logits are kept, drop those that do not pass, and keep the others as run lengths.
+
+        Those that must overlap a better mask that passes are only forgotten: hardly one of them will be asked for.
+        """
         failed = set()
-        for candidate, logits in self._windows.items():
-            mask = self._draw(logits)
+        for candidate in sorted(self._windows, key=lambda candidate: -candidate.predicted_iou):
+            better = self._settled_boxes[self._settled_ious > candidate.predicted_iou]
+            if must_overlap(better, candidate, self.config.box_nms_thresh):
+                continue
+            mask = self._draw(self._windows[candidate])
             if self.passes(mask):
                 runs = window_to_runs(mask.pixels, mask.corner_xy, self.embedding.image_hw)
                 self._settled[candidate] = (runs, mask.stability_score)
+                box = np.array([mask.box_xyxy], np.float32)
+                self._settled_boxes = np.concatenate([self._settled_boxes, box])
+                self._settled_ious = np.append(self._settled_ious, candidate.predicted_iou)
             else:
                 failed.add(candidate)
         self._windows.clear()
@@ -159,6 +173,14 @@ class Candidates:
         embedding, offset = self.embedding, self.config.stability_score_offset
         sizes = (embedding.input_hw, embedding.image_hw)
         return upscale_window(logits, *sizes, self.mask_threshold, offset, embedding.input_side)
+
+
+def must_overlap(boxes: NDArray[np.float32], candidate: Candidate, iou_threshold: float) -> bool:
+    """Tell whether a candidate overlaps one of some boxes (K, 4) too much, whatever its box is within its bounds."""
+    least_shared = shared_areas(boxes, np.array(candidate.inner_box, np.float32))  # (K,)
+    most_area = box_areas(np.array(candidate.outer_box, np.float32))
+    least_iou = least_shared / np.maximum(box_areas(boxes) + most_area - least_shared, 1)
+    return bool((least_iou > iou_threshold).any())
 
 
 def box_bounds(

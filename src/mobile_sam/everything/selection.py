@@ -8,7 +8,7 @@ open is the mask made.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,13 +18,18 @@ from mobile_sam.core.grids import are_near_crop_edge
 from mobile_sam.core.masks import mask_window
 from mobile_sam.core.regions import remove_small_regions
 from mobile_sam.core.rle import window_to_runs
-from mobile_sam.core.selection import box_areas, box_ious, nms_boxes, shared_areas
-from mobile_sam.everything.candidates import Candidate, Candidates
+from mobile_sam.core.selection import box_areas, box_ious, nms_boxes
+from mobile_sam.core.upscale_window import WindowLogits
+from mobile_sam.everything.candidates import Candidate, Candidates, must_overlap
 from mobile_sam.everything.found import Box, FoundMask
 
 
 def select(
-    candidates: Candidates, points_xy: NDArray[np.float64], crop_box: Box, image_hw: tuple[int, int]
+    candidates: Candidates,
+    points_xy: NDArray[np.float64],
+    crop_box: Box,
+    image_hw: tuple[int, int],
+    draw_again: Callable[[Candidate], WindowLogits],
 ) -> list[FoundMask]:
     """Keep the best of the masks of one crop.
 
@@ -33,6 +38,7 @@ def select(
         points_xy: (P, 2) the crop's prompts, in its pixels.
         crop_box: x1, y1, x2, y2 in the picture.
         image_hw: height and width of the picture.
+        draw_again: gives the logits that were forgotten.
 
     Returns:
         The masks, by falling predicted IoU.
@@ -42,7 +48,7 @@ def select(
     for candidate in candidates.by_predicted_iou():
         if kept.surely_suppress(candidate):
             continue
-        mask = candidates.mask(candidate)
+        mask = candidates.mask(candidate, draw_again)
         if not candidates.passes(mask):
             continue
         box = np.array([mask.box_xyxy]) + np.tile(crop_box[:2], 2)  # (1, 4) in the picture
@@ -63,10 +69,7 @@ class _KeptBoxes:
 
     def surely_suppress(self, candidate: Candidate) -> bool:
         """Tell whether a candidate overlaps one of the boxes too much, whatever its box is within its bounds."""
-        least_shared = shared_areas(self._boxes, np.array(candidate.inner_box, np.float32))  # (K,)
-        most_area = box_areas(np.array(candidate.outer_box, np.float32))
-        least_iou = least_shared / np.maximum(box_areas(self._boxes) + most_area - least_shared, 1)
-        return bool((least_iou > self.iou_threshold).any())
+        return must_overlap(self._boxes, candidate, self.iou_threshold)
 
     def add(self, box_xyxy: Box) -> bool:
         """Keep a box if it overlaps none too much, and tell whether it is kept."""
