@@ -20,7 +20,7 @@ from mobile_sam.core.images import ImageSource
 from mobile_sam.core.masks import decode_rle
 from mobile_sam.core.predictions import SINGLE_MASK
 from mobile_sam.core.prompts import PromptBatch
-from mobile_sam.core.regions import remove_small_regions
+from mobile_sam.core.regions import remove_small_holes_and_islands
 from mobile_sam.core.selection import nms_boxes
 from mobile_sam.core.upscale_window import upscale_window, window_above
 from mobile_sam.engines import Engine
@@ -256,9 +256,7 @@ class SamAutomaticMaskGenerator:
         rles = list(mask_data["rles"])
         is_changed = np.zeros(len(rles), bool)
         for row, rle in enumerate(rles):
-            mask, had_holes = remove_small_regions(decode_rle(rle), min_area, "holes")
-            mask, had_islands = remove_small_regions(mask, min_area, "islands")
-            is_changed[row] = had_holes or had_islands
+            mask, is_changed[row] = remove_small_holes_and_islands(decode_rle(rle), min_area)
             if is_changed[row]:
                 (rles[row],), boxes[row] = mask_to_rle_pytorch(mask[None]), batched_mask_to_box(mask)
                 for column, value in enumerate(boxes[row].tolist()):

@@ -72,6 +72,17 @@ def remove_small_regions(mask: NDArray[np.bool_], min_area_px: float, kind: Regi
     return _spread(is_mask[labels], (x, y), mask.shape), True
 
 
+def remove_small_holes_and_islands(mask: NDArray[np.bool_], min_area_px: float) -> tuple[NDArray[np.bool_], bool]:
+    """Fill the small holes of a mask, then remove its small islands: (H, W) bool, and whether there were any.
+
+    Raises:
+        ValueError: as `remove_small_regions`.
+    """
+    filled, had_holes = remove_small_regions(mask, min_area_px, "holes")
+    cleaned, had_islands = remove_small_regions(filled, min_area_px, "islands")
+    return cleaned, had_holes or had_islands
+
+
 def smooth_mask(mask: NDArray[np.bool_], radius_px: float) -> NDArray[np.bool_]:
     """Smooth the edges of a mask: blur it with a Gaussian and cut it at one half.
 

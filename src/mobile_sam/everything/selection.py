@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mobile_sam.core.grids import are_near_crop_edge
 from mobile_sam.core.masks import mask_window
-from mobile_sam.core.regions import remove_small_regions
+from mobile_sam.core.regions import remove_small_holes_and_islands
 from mobile_sam.core.rle import window_to_runs
 from mobile_sam.core.selection import box_areas, box_ious, nms_boxes
 from mobile_sam.core.upscale_window import WindowLogits
@@ -102,9 +102,8 @@ def without_small_regions(mask: FoundMask, min_area_px: int) -> tuple[FoundMask,
     """Fill holes and remove islands of fewer pixels; also tell whether there were any."""
     if not mask.area_px:
         return mask, False
-    pixels, had_holes = remove_small_regions(mask.mask(), min_area_px, "holes")
-    pixels, had_islands = remove_small_regions(pixels, min_area_px, "islands")
-    if not had_holes and not had_islands:
+    pixels, is_changed = remove_small_holes_and_islands(mask.mask(), min_area_px)
+    if not is_changed:
         return mask, False
     (x, y), window = mask_window(pixels)
     box_xyxy = (x, y, x + window.shape[1] - 1, y + window.shape[0] - 1)
