@@ -5,7 +5,7 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -76,6 +76,7 @@ def always_in_windows(monkeypatch, request):
     st.floats(-8, 8),
     st.sampled_from([(1024, 256), (512, 128), (256, 256), (100, 30)]),
 )
+@example((1, 685), 1, 7.140625, (1024, 256))  # what stood for values outside was rounded up above the threshold
 def test_the_mask_in_windows_is_the_direct_one_up_to_rounding(always_in_windows, image_hw, seed, threshold, sides):
     side, low_res_side = sides
     low_res = smooth_logits(seed, side=low_res_side)

@@ -105,7 +105,7 @@ def upscale_window(
     if h <= 0 or w <= 0:
         return MaskWindow(np.zeros((0, 0), np.bool_), (0, 0), 0.0)
     frame = _scaled(window.logits, factor, factor)[:h, :w]
-    (first_x, first_y), size_hw, bands = _upscale(frame, (left, top), input_hw, image_hw, window.floor)
+    (first_x, first_y), size_hw, bands = _upscale(frame, (left, top), input_hw, image_hw, window.floor - 1)
     pixels = np.empty(size_hw, np.bool_)  # (rows, columns)
     num_done = num_above = num_below = 0
     for logits in bands:
@@ -135,7 +135,7 @@ def _upscale(
         corner_xy: where it begins in the input frame.
         input_hw: of the whole input frame.
         image_hw: of the picture.
-        floor: what values outside of the part do not exceed.
+        floor: less than what counts, so that no rounding lifts it above; stands for the values outside of the part.
 
     Returns:
         x and y of the first pixel; the numbers of rows and columns from there on; their logits, in bands of rows.
