@@ -10,30 +10,12 @@ metadata. Deterministic: the same checkpoint gives the same bytes. Needs the `to
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from mobile_sam.build_sam import UNUSED_PREFIXES
-from mobile_sam.core.files import atomic_path
-from mobile_sam.core.weights import BUNDLED, read_safetensors_header, sha256_of_file
-
-
-def sort_header(path: Path) -> None:
-    """Rewrite the header's metadata in sorted order, in place: the library writes it in a random one.
-
-    The same entries take the same number of bytes, so no offset moves.
-    """
-    header, data_start = read_safetensors_header(path)
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode().ljust(data_start - 8)
-    if len(text) != data_start - 8:
-        raise SystemExit(f"the header of {path} changed its length: {data_start - 8} -> {len(text)}")
-    with open(path, "r+b") as file:
-        file.seek(8)
-        file.write(text)
+from mobile_sam.checkpoint_files import UNUSED_PREFIXES, save_state_dict_file
+from mobile_sam.core.weights import BUNDLED, sha256_of_file
 
 
 def convert(checkpoint: Path, output: Path) -> None:
@@ -42,18 +24,16 @@ def convert(checkpoint: Path, output: Path) -> None:
     if found != BUNDLED.source_sha256:
         raise SystemExit(f"{checkpoint} has sha256 {found}, expected the official {BUNDLED.source_sha256}")
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    kept = {key: value.contiguous() for key, value in state.items() if not key.startswith(UNUSED_PREFIXES)}
+    kept = {key: value for key, value in state.items() if not key.startswith(UNUSED_PREFIXES)}
     metadata = {
         "format": "pt",
         "source": BUNDLED.source_url,
         "source_sha256": BUNDLED.source_sha256,
         "licence": BUNDLED.licence,
         "authors": "MobileSAM: Zhang et al. 2023; SAM: Kirillov et al. 2023; TinyViT: Wu et al. 2022",
-        "removed": ", ".join(prefix.rstrip(".") for prefix in UNUSED_PREFIXES),
+        "removed": ", ".join(sorted(prefix.rstrip(".") for prefix in UNUSED_PREFIXES)),
     }
-    with atomic_path(output) as partial:
-        save_file(kept, partial, metadata=metadata)
-        sort_header(partial)
+    save_state_dict_file(kept, output, metadata)
     print(f"{output}: {len(kept)} tensors, {output.stat().st_size:,} bytes, sha256 {sha256_of_file(output)}")
 
 

@@ -1,6 +1,3 @@
-import os
-import pickle
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,20 +8,16 @@ from mobile_sam.build_sam import (
     build_sam_vit_b,
     build_sam_vit_h,
     build_sam_vit_t,
+    build_sam_vit_t_1m,
     build_sam_vit_t_11m,
     identify_checkpoint,
-    load_state_dict_file,
     sam_from_checkpoint,
     sam_model_registry,
+    save_sam,
 )
-from mobile_sam.core.weights import bundled_weights_path
+from mobile_sam.core.weights import bundled_weights_path, read_metadata
 
-
-class RunsCode:
-    """Unpickling this would call os.system."""
-
-    def __reduce__(self):
-        return os.system, ("exit 1",)
+TINY_NAMES = ("vit_t", "vit_t_1m", "vit_t_11m", "vit_t_21m")
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +44,18 @@ def encoder_of(kind, width):
 
 
 def test_the_registry_has_sams_names_and_the_tiny_ones():
-    assert set(sam_model_registry) == {"default", "vit_h", "vit_l", "vit_b", "vit_t", "vit_t_11m", "vit_t_21m"}
+    assert set(sam_model_registry) == {"default", "vit_h", "vit_l", "vit_b", *TINY_NAMES}
     assert sam_model_registry["default"] is build_sam is build_sam_vit_h
 
 
-@pytest.mark.parametrize("name", ["vit_t", "vit_t_11m", "vit_t_21m"])
+@pytest.mark.parametrize("name", TINY_NAMES)
 def test_models_come_in_eval_with_random_weights(name):
     sam = sam_model_registry[name](checkpoint=None)
     assert not sam.training
     assert sam.image_encoder.layers[1].blocks[0].attn.qkv.weight.std() > 0.01
 
 
-@pytest.mark.parametrize("name", ["vit_t", "vit_t_11m", "vit_t_21m", "vit_b", "vit_l", "vit_h"])
+@pytest.mark.parametrize("name", [*TINY_NAMES, "vit_b", "vit_l", "vit_h"])
 def test_a_model_recognises_its_own_state_dict(name):
     with torch.device("meta"):
         assert identify_checkpoint(sam_model_registry[name]().state_dict()) == name
@@ -115,6 +108,7 @@ def test_a_file_of_that_name_goes_first(monkeypatch, tmp_path, save):
         (build_sam_vit_t, encoder_of("vit", 1280), "vit_h"),
         (build_sam_vit_t, encoder_of("tiny", 448), "vit_t_11m"),
         (build_sam_vit_t_11m, encoder_of("tiny", 320), "vit_t"),
+        (build_sam_vit_t, encoder_of("tiny", 128), "vit_t_1m"),
         (build_sam_vit_h, encoder_of("vit", 768), "vit_b"),
         (build_sam_vit_b, encoder_of("tiny", 320), "vit_t"),
     ],
@@ -154,56 +148,97 @@ def test_a_missing_file_is_reported_as_missing(tmp_path):
         build_sam_vit_t(tmp_path / "nowhere.pt")
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.safetensors"])
+# Students: another width, another input side, files of our own
+
+
+@pytest.fixture
+def student():
+    torch.manual_seed(0)
+    return build_sam_vit_t_1m(input_side=128)
+
+
+def sides_of(sam):
+    prompt_encoder = sam.prompt_encoder
+    return sam.image_encoder.img_size, prompt_encoder.input_image_size, prompt_encoder.image_embedding_size
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("vit_t_1m", 0.9e6, 1.1e6), ("vit_t_11m", 10e6, 12e6)])
+def test_students_are_called_after_the_parameters_of_their_encoder(name, least, most):
+    with torch.device("meta"):
+        encoder = sam_model_registry[name]().image_encoder
+    assert least < sum(parameter.numel() for parameter in encoder.parameters()) < most
+
+
+@pytest.mark.parametrize("name", TINY_NAMES)
+def test_the_input_side_is_the_frame_of_encoder_and_prompts(name):
+    with torch.device("meta"):
+        assert sides_of(sam_model_registry[name]()) == (1024, (1024, 1024), (64, 64))
+        sam = sam_model_registry[name](input_side=512)
+        assert sides_of(sam) == (512, (512, 512), (32, 32))
+        assert sam.image_encoder(torch.zeros(1, 3, 512, 512)).shape == (1, 256, 32, 32)
+
+
+@pytest.mark.parametrize("side", [0, -16, 500])
+def test_a_side_that_is_no_multiple_of_16_is_refused(side):
+    with pytest.raises(ValueError, match=f"input_side must be a positive multiple of 16 pixels, got {side}"):
+        build_sam_vit_t_1m(input_side=side)
+
+
+def test_a_saved_model_comes_back_as_it_was(student, tmp_path):
+    path = tmp_path / "student.safetensors"
+    save_sam(student, path, name="vit_t_1m", metadata={"teacher": "vit_h", "input_side": "7"})
+    assert read_metadata(path) == {
+        "format": "pt", "architecture": "vit_t_1m", "input_side": "128", "teacher": "vit_h"
+    }  # fmt: skip
+    for sam in (sam_from_checkpoint(path), build_sam_vit_t_1m(path)):
+        assert not sam.training
+        assert sides_of(sam) == (128, (128, 128), (8, 8))
+        assert sam.state_dict().keys() == student.state_dict().keys()
+        for key, tensor in sam.state_dict().items():
+            assert_close(tensor, student.state_dict()[key], rtol=0, atol=0)
+    assert sides_of(build_sam_vit_t_1m(path, input_side=256)) == (256, (256, 256), (16, 16))
+
+
+def test_models_are_saved_in_fp32_to_the_same_bytes_each_time(student, tmp_path):
+    paths = [tmp_path / f"{number}.safetensors" for number in range(4)]
+    metadata = {str(number): "é" for number in range(9)}
+    for path in paths[:3]:
+        save_sam(student, path, name="vit_t_1m", metadata=metadata)
+    assert len({path.read_bytes() for path in paths[:3]}) == 1
+    save_sam(student.half().to(memory_format=torch.channels_last), paths[3], name="vit_t_1m")
+    halves = load_file(paths[3])
+    assert {tensor.dtype for tensor in halves.values()} == {torch.float32, torch.int64}  # BatchNorm counts in integers
+    for key, tensor in load_file(paths[0]).items():
+        assert_close(halves[key], tensor.half().float() if tensor.is_floating_point() else tensor, rtol=0, atol=0)
+
+
+def test_a_model_is_not_saved_under_anothers_name(student, tmp_path):
+    with pytest.raises(ValueError, match="to be saved as 'vit_t' is vit_t_1m; pass its own name"):
+        save_sam(student, tmp_path / "student.safetensors", name="vit_t")
+    with pytest.raises(ValueError, match=r"written as \.safetensors, got .*student\.pt"):
+        save_sam(student, tmp_path / "student.pt", name="vit_t_1m")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1\n", bytes(99)]
+    ("metadata", "message"),
+    [
+        ({"architecture": "vit_t"}, "says that it holds 'vit_t', but its weights are vit_t_1m"),
+        ({"architecture": "vit_xxl"}, "'vit_xxl', but its weights are vit_t_1m; known are default, vit_h"),
+        ({"input_side": "big"}, "its input_side is 'big'; expected a number of pixels"),
+        ({"input_side": "100"}, "input_side must be a positive multiple of 16 pixels, got 100"),
+    ],
 )
-def test_files_that_are_no_checkpoints_are_refused(tmp_path, name, content):
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="download it again") as caught:
-        load_state_dict_file(path)
-    assert str(path) in str(caught.value)
+def test_a_file_that_says_something_unknown_of_itself_is_refused(student, tmp_path, metadata, message):
+    path = tmp_path / "student.safetensors"
+    save_file(student.state_dict(), path, metadata)
+    for load in (sam_from_checkpoint, build_sam_vit_t_1m):
+        with pytest.raises(ValueError, match=message):
+            load(path)
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.safetensors"])
-@pytest.mark.parametrize("kept", [0.1, 0.6, 0.99])
-@pytest.mark.parametrize("side", [2, 50])
-def test_truncated_files_are_refused(save, name, kept, side):
-    path = save({"a": torch.randn(side, side)}, name)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(ValueError, match="download it again"):
-        load_state_dict_file(path)
-
-
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_pickle_that_would_run_code_is_refused(tmp_path, save):
-    path = tmp_path / "code.pt"
-    path.write_bytes(pickle.dumps({"model": RunsCode()}))
-    for refused in (path, save({"model": RunsCode()})):
-        with pytest.raises(ValueError, match="not a PyTorch checkpoint of tensors"):
-            load_state_dict_file(refused)
-
-
-@pytest.mark.parametrize("content", [[1, 2], {}, {"model": 3}, {"epoch": 1}, {1: torch.zeros(1)}, torch.zeros(3)])
-def test_files_without_a_state_dict_are_refused(save, content):
-    with pytest.raises(ValueError, match="holds no state dict"):
-        load_state_dict_file(save(content))
-
-
-def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="folder"):
-        load_state_dict_file(tmp_path)
-
-
-def test_flipped_bytes_inside_a_checkpoint_are_noticed(tmp_path):
-    """torch.load does not look at the checksums of the archive, so the weights would be silently wrong."""
-    path = tmp_path / "damaged.pt"
-    torch.save({"image_encoder.neck.0.weight": torch.arange(50_000.0)}, path)
-    content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 100] = bytes(100)
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"damaged\.pt is damaged: the checksum of .* inside it is wrong"):
-        load_state_dict_file(path)
+@pytest.mark.parametrize("metadata", [None, {"format": "pt", "licence": "Apache-2.0"}])
+def test_a_file_that_says_nothing_of_itself_is_for_the_side_of_sam(student, tmp_path, metadata):
+    path = tmp_path / "student.safetensors"
+    save_file(student.state_dict(), path, metadata)
+    assert sides_of(sam_from_checkpoint(path)) == (1024, (1024, 1024), (64, 64))

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +51,8 @@ class SamAutomaticMaskGenerator:
     Settings can be read, and changed between pictures, under SAM's names (`generator.pred_iou_thresh = 0.9`).
 
     Args:
-        model: a `Sam` module (runs on the torch engine); None for the bundled weights.
+        model: a `Sam` module (runs on the torch engine), a checkpoint's path, a model folder, or None for the bundled
+            weights.
         points_per_side: of the grid, 1 to 1024; this and the next up to `output_mode` come in SAM's order, and
             `EverythingConfig` says more of each.
         points_per_batch: points decoded together at most.
@@ -86,7 +88,7 @@ class SamAutomaticMaskGenerator:
 
     def __init__(
         self,
-        model: Sam | None = None,
+        model: Sam | str | Path | None = None,
         points_per_side: int | None = 32,
         points_per_batch: int = 64,
         pred_iou_thresh: float = 0.88,

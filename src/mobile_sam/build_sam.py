@@ -1,50 +1,36 @@
-"""Models by name, and checkpoints: the only file that knows what foreign files look like.
+"""Models by name, and whose weights a checkpoint holds.
 
 `sam_model_registry[name](checkpoint=path)` builds a model in eval() with the weights in `path`, or random ones.
 """
 
-import pickle
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mobile_sam.checkpoint_files import load_state_dict_file, save_state_dict_file
+from mobile_sam.core.geometry import INPUT_SIDE
+from mobile_sam.core.weights import (
+    Declaration,
+    bundled_weights_path,
+    is_bundled_name,
+    read_declaration,
+    verify_bundled_weights,
+    weights_file,
+)
 from mobile_sam.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TinyViT, TwoWayTransformer
 from mobile_sam.modeling.image_encoder import VIT_CONFIGS
 from mobile_sam.modeling.tiny_vit_sam import TINY_VIT_CONFIGS
 
-IMAGE_SIDE_PX = 1024
 PATCH_SIDE_PX = 16
 EMBED_DIM = 256
 LAYER_NORM_EPS = 1e-6  # of SAM's ViT blocks
 
-TINY_VIT_NAMES = {"vit_t": "5m", "vit_t_11m": "11m", "vit_t_21m": "21m"}  # registry name -> TinyViT configuration
-UNUSED_PREFIXES = ("image_encoder.norm_head.", "image_encoder.head.")  # TinyViT's classifier, in the official file
-WRAPPER_KEYS = ("model", "state_dict")  # where a training checkpoint keeps the weights
+TINY_VIT_NAMES = {"vit_t": "5m", "vit_t_1m": "1m", "vit_t_11m": "11m", "vit_t_21m": "21m"}
+"""The TinyViT configuration of each registry name."""
 MAX_LISTED_KEYS = 5
-
-# What `torch.load` was seen to raise on files that are not checkpoints, cut off or hold code instead of tensors.
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    struct.error,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-    OSError,
-)
 
 
 def build_sam_vit_h(checkpoint: str | Path | None = None) -> Sam:
@@ -62,25 +48,43 @@ def build_sam_vit_b(checkpoint: str | Path | None = None) -> Sam:
     return _build_sam_vit("vit_b", checkpoint)
 
 
-def build_sam_vit_t(checkpoint: str | Path | None = None, *, drop_path_rate: float = 0.0) -> Sam:
+def build_sam_vit_t(
+    checkpoint: str | Path | None = None, *, drop_path_rate: float = 0.0, input_side: int | None = None
+) -> Sam:
     """Build MobileSAM, with TinyViT-5M; 9.8 million parameters.
 
     Args:
-        checkpoint: file with weights; "mobile_sam" or "mobile_sam.pt", if there is no such file, for the official
-            weights that come with the package; None for random weights.
+        checkpoint: file with weights, or folder of `export_model`; "mobile_sam" or "mobile_sam.pt", if there is no such
+            file, for the official weights that come with the package; None for random weights.
         drop_path_rate: stochastic depth of the encoder, for training.
+        input_side: side of the square that the encoder sees, in pixels, a multiple of 16. None for what the checkpoint
+            was made for, which is 1024 where it does not tell.
+
+    Raises:
+        FileNotFoundError: no such checkpoint. ValueError: it is damaged or of another model, or the side is none.
     """
-    return _build_sam_tiny_vit("vit_t", checkpoint, drop_path_rate)
+    return _build_sam_tiny_vit("vit_t", checkpoint, drop_path_rate, input_side)
 
 
-def build_sam_vit_t_11m(checkpoint: str | Path | None = None, *, drop_path_rate: float = 0.0) -> Sam:
-    """Build MobileSAM's design with TinyViT-11M, for which there are no official weights."""
-    return _build_sam_tiny_vit("vit_t_11m", checkpoint, drop_path_rate)
+def build_sam_vit_t_1m(
+    checkpoint: str | Path | None = None, *, drop_path_rate: float = 0.0, input_side: int | None = None
+) -> Sam:
+    """Build the student for the weakest devices, a TinyViT of 1 million parameters; see `build_sam_vit_t`."""
+    return _build_sam_tiny_vit("vit_t_1m", checkpoint, drop_path_rate, input_side)
 
 
-def build_sam_vit_t_21m(checkpoint: str | Path | None = None, *, drop_path_rate: float = 0.0) -> Sam:
-    """Build MobileSAM's design with TinyViT-21M, for which there are no official weights."""
-    return _build_sam_tiny_vit("vit_t_21m", checkpoint, drop_path_rate)
+def build_sam_vit_t_11m(
+    checkpoint: str | Path | None = None, *, drop_path_rate: float = 0.0, input_side: int | None = None
+) -> Sam:
+    """Build MobileSAM's design with TinyViT-11M, for which there are no official weights; see `build_sam_vit_t`."""
+    return _build_sam_tiny_vit("vit_t_11m", checkpoint, drop_path_rate, input_side)
+
+
+def build_sam_vit_t_21m(
+    checkpoint: str | Path | None = None, *, drop_path_rate: float = 0.0, input_side: int | None = None
+) -> Sam:
+    """Build MobileSAM's design with TinyViT-21M, for which there are no official weights; see `build_sam_vit_t`."""
+    return _build_sam_tiny_vit("vit_t_21m", checkpoint, drop_path_rate, input_side)
 
 
 build_sam = build_sam_vit_h
@@ -91,35 +95,84 @@ sam_model_registry: dict[str, Callable[..., Sam]] = {
     "vit_l": build_sam_vit_l,
     "vit_b": build_sam_vit_b,
     "vit_t": build_sam_vit_t,
+    "vit_t_1m": build_sam_vit_t_1m,
     "vit_t_11m": build_sam_vit_t_11m,
     "vit_t_21m": build_sam_vit_t_21m,
 }
 
 
 def sam_from_checkpoint(checkpoint: str | Path) -> Sam:
-    """Build whichever model a checkpoint belongs to.
+    """Build whichever model a checkpoint belongs to, for the input side that it was made for.
 
     Args:
-        checkpoint: file with weights, or a name of the bundled ones as in `build_sam_vit_t`.
+        checkpoint: file with weights, a folder of `export_model`, or a name of the bundled ones, as in
+            `build_sam_vit_t`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it holds no weights of a model in `sam_model_registry`.
+        ValueError: if it holds no weights of a model in `sam_model_registry`, or says that it is of another.
     """
     path = _resolve(checkpoint)
     state_dict = load_state_dict_file(path)
-    name = identify_checkpoint(state_dict)
+    name, declared = _identify(state_dict, path)
     if name is None:
         raise ValueError(f"{path} holds none of the models known here: {', '.join(sam_model_registry)}")
-    sam = sam_model_registry[name]()
+    sam = _assemble(_encoder_maker(name), declared.input_side)
     _load_into(sam, state_dict, name, path)
-    return sam
+    return sam.eval()
+
+
+def save_sam(sam: Sam, path: str | Path, *, name: str, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a model to a safetensors file that tells which it is: fp32, the official keys, the same bytes each time.
+
+    `sam_from_checkpoint` builds the same model of it, also for another input side than SAM's.
+
+    Args:
+        sam: the model, on any device, in any floating-point type.
+        path: the file, ending in .safetensors; replaced if it is there, whole or not at all.
+        name: of the model in `sam_model_registry`.
+        metadata: what else the file shall say; its own words, "architecture" and "input_side", have precedence.
+
+    Raises:
+        ValueError: the model is not what it is called, or the name does not end in .safetensors. OSError: the file
+            cannot be written.
+    """
+    state_dict = {key: value.float() if value.is_floating_point() else value for key, value in sam.state_dict().items()}
+    found = identify_checkpoint(state_dict)
+    if found != name:
+        raise ValueError(
+            f"the model to be saved as {name!r} is {found or 'none that is known here'}; pass its own name"
+        )
+    declared = Declaration(name, sam.image_encoder.img_size)
+    save_state_dict_file(state_dict, path, {"format": "pt", **(metadata or {}), **declared.to_metadata()})
+
+
+def _identify(state_dict: Mapping[str, Tensor], path: Path) -> tuple[str | None, Declaration]:
+    """Tell whose weights a file holds, and what it says of itself, which must be the same."""
+    found = identify_checkpoint(state_dict)
+    declared = read_declaration(path) if path.suffix == ".safetensors" else Declaration()
+    if declared.architecture not in (None, found):
+        raise ValueError(
+            f"{path} says that it holds {declared.architecture!r}, but its weights are {found or 'of no known model'}; "
+            f"known are {', '.join(sam_model_registry)}"
+        )
+    return found, declared
 
 
 def _build_sam_vit(name: str, checkpoint: str | Path | None) -> Sam:
-    make_encoder = partial(
+    return _build(name, _encoder_maker(name), checkpoint, None)
+
+
+def _build_sam_tiny_vit(name: str, checkpoint: str | Path | None, drop_path_rate: float, input_side: int | None) -> Sam:
+    return _build(name, partial(_encoder_maker(name), drop_path_rate=drop_path_rate), checkpoint, input_side)
+
+
+def _encoder_maker(name: str) -> Callable[..., ImageEncoderViT | TinyViT]:
+    """What makes the image encoder of a model when it is given `img_size`."""
+    if name in TINY_VIT_NAMES:
+        return partial(TinyViT, out_chans=EMBED_DIM, **asdict(TINY_VIT_CONFIGS[TINY_VIT_NAMES[name]]))
+    return partial(
         ImageEncoderViT,
-        img_size=IMAGE_SIDE_PX,
         patch_size=PATCH_SIDE_PX,
         out_chans=EMBED_DIM,
         norm_layer=partial(nn.LayerNorm, eps=LAYER_NORM_EPS),
@@ -127,26 +180,24 @@ def _build_sam_vit(name: str, checkpoint: str | Path | None) -> Sam:
         window_size=14,
         **asdict(VIT_CONFIGS[name]),
     )
-    return _build(name, make_encoder, checkpoint)
 
 
-def _build_sam_tiny_vit(name: str, checkpoint: str | Path | None, drop_path_rate: float) -> Sam:
-    sizes = asdict(TINY_VIT_CONFIGS[TINY_VIT_NAMES[name]])
-    make_encoder = partial(TinyViT, img_size=IMAGE_SIDE_PX, out_chans=EMBED_DIM, drop_path_rate=drop_path_rate, **sizes)
-    return _build(name, make_encoder, checkpoint)
-
-
-def _build(name: str, make_encoder: Callable[[], ImageEncoderViT | TinyViT], checkpoint: str | Path | None) -> Sam:
+def _build(
+    name: str,
+    make_encoder: Callable[..., ImageEncoderViT | TinyViT],
+    checkpoint: str | Path | None,
+    input_side: int | None,
+) -> Sam:
     if checkpoint is None:
-        return _assemble(make_encoder()).eval()
+        return _assemble(make_encoder, INPUT_SIDE if input_side is None else input_side).eval()
     path = _resolve(checkpoint)
     state_dict = load_state_dict_file(path)
-    found = identify_checkpoint(state_dict)
+    found, declared = _identify(state_dict, path)
     if found is not None and found != name:  # said before gigabytes of random weights are drawn
         raise ValueError(
             f"{path} is a {found} checkpoint, not {name}; use sam_model_registry[{found!r}](checkpoint={str(path)!r})"
         )
-    sam = _assemble(make_encoder())
+    sam = _assemble(make_encoder, declared.input_side if input_side is None else input_side)
     _load_into(sam, state_dict, name, path)
     return sam.eval()
 
@@ -156,14 +207,16 @@ def _load_into(sam: Sam, state_dict: Mapping[str, Tensor], name: str, path: Path
     sam.load_state_dict(dict(state_dict), strict=True)
 
 
-def _assemble(image_encoder: ImageEncoderViT | TinyViT) -> Sam:
-    map_side = IMAGE_SIDE_PX // PATCH_SIDE_PX
+def _assemble(make_encoder: Callable[..., ImageEncoderViT | TinyViT], input_side: int) -> Sam:
+    if input_side < PATCH_SIDE_PX or input_side % PATCH_SIDE_PX:
+        raise ValueError(f"input_side must be a positive multiple of {PATCH_SIDE_PX} pixels, got {input_side}")
+    map_side = input_side // PATCH_SIDE_PX
     return Sam(
-        image_encoder=image_encoder,
+        image_encoder=make_encoder(img_size=input_side),
         prompt_encoder=PromptEncoder(
             embed_dim=EMBED_DIM,
             image_embedding_size=(map_side, map_side),
-            input_image_size=(IMAGE_SIDE_PX, IMAGE_SIDE_PX),
+            input_image_size=(input_side, input_side),
             mask_in_chans=16,
         ),
         mask_decoder=MaskDecoder(
@@ -174,10 +227,8 @@ def _assemble(image_encoder: ImageEncoderViT | TinyViT) -> Sam:
 
 
 def _resolve(checkpoint: str | Path) -> Path:
-    from mobile_sam.core.weights import bundled_weights_path, is_bundled_name, verify_bundled_weights
-
     if not is_bundled_name(checkpoint):
-        return Path(checkpoint)
+        return weights_file(checkpoint)
     verify_bundled_weights()
     return bundled_weights_path()
 
@@ -219,82 +270,3 @@ def identify_checkpoint(state_dict: Mapping[str, Tensor]) -> str | None:
     else:
         return None
     return widths.get(neck.shape[1])
-
-
-def load_state_dict_file(path: str | Path) -> dict[str, Tensor]:
-    """Read the weights in a file, without running any code that it may hold.
-
-    Understood are `.safetensors`, PyTorch files with a state dict, and PyTorch files with one under "model" or
-    "state_dict" beside other things. A "module." before every name is taken off, and TinyViT's classifier, which no
-    model here uses, is left out.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Tensors on the CPU, by name.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is empty, cut off, or not a checkpoint.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint at {path}")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file but a folder; give the checkpoint file in it")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); download it again")
-    entries = _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(_read_torch(path), path)
-    prefix = "module." if all(key.startswith("module.") for key in entries) else ""
-    names = {key: key.removeprefix(prefix) for key in entries}
-    return {names[key]: value for key, value in entries.items() if not names[key].startswith(UNUSED_PREFIXES)}
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path, device="cpu")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file ({error}); download it again") from error
-
-
-def _read_torch(path: Path) -> Any:
-    damaged = _damaged_member(path)
-    if damaged is not None:
-        raise ValueError(f"{path} is damaged: the checksum of {damaged} inside it is wrong; download it again")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except PermissionError:
-        raise
-    except _UNREADABLE as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise ValueError(
-            f"{path} is not a PyTorch checkpoint of tensors, or is cut off ({type(error).__name__}: {reason}); "
-            f"download it again, or save only the state dict"
-        ) from error
-
-
-def _damaged_member(path: Path) -> str | None:
-    """Name the first member of a zip archive, as PyTorch's files are, with a wrong checksum: torch does not look."""
-    if not zipfile.is_zipfile(path):
-        return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError):
-        return "the archive"
-
-
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    """Find the state dict in what a PyTorch file holds."""
-    wrapped = [content[key] for key in WRAPPER_KEYS if isinstance(content, Mapping) and key in content]
-    entries = wrapped[0] if wrapped else content
-    is_state_dict = isinstance(entries, Mapping) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in entries.items()
-    )
-    if not is_state_dict or not entries:
-        raise ValueError(
-            f"{path} holds no state dict but a {type(entries).__name__}; "
-            f"expected tensors by name, as such or under {' or '.join(map(repr, WRAPPER_KEYS))}"
-        )
-    return dict(entries)

@@ -38,7 +38,7 @@ class SAM:
 
     Args:
         model: "mobile_sam.pt" or "mobile_sam" for the bundled weights, unless a file of that name exists; else a
-            checkpoint (.pt and .pth run on torch, .safetensors on ONNX Runtime); or an `Engine`.
+            checkpoint (.pt and .pth run on torch, .safetensors on ONNX Runtime) or a model folder; or an `Engine`.
         engine, device, precision: see `mobile_sam.engines.make_engine`.
 
     Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +56,8 @@ class SamPredictor:
     """Set a picture once, then ask for the masks of points, boxes and masks.
 
     Args:
-        model: a `Sam` module (runs on the torch engine); None for the bundled weights.
+        model: a `Sam` module (runs on the torch engine), a checkpoint's path, a model folder, or None for the bundled
+            weights. Models for another input side S than 1024 have low-resolution logits of S/4 x S/4, not 256 x 256.
         engine: "auto", "onnxruntime", "torch", or an `Engine` already made, which may be shared between predictors.
         device: see `mobile_sam.engines.make_engine`.
         precision: "fp32", or with torch "bf16" or "fp16".
@@ -68,7 +70,7 @@ class SamPredictor:
 
     def __init__(
         self,
-        model: Sam | None = None,
+        model: Sam | str | Path | None = None,
         *,
         engine: str | Engine = "auto",
         device: str | None = None,
@@ -194,7 +196,7 @@ class SamPredictor:
         return self.engine.encode([read_rgb(image, image_format) for image in images])
 
     def get_image_embedding(self) -> Any:
-        """Return the features of the current picture: (1, 256, 64, 64) float32.
+        """Return the features of the current picture: (1, 256, 64, 64) float32 (64 is the input side over 16).
 
         A tensor on the torch engine, as in SAM; an array on the others. It is a copy, so it may be written to.
 

@@ -23,7 +23,11 @@ def cli(monkeypatch, capsys, onnx_predictor, cat_embedding) -> Callable[..., Out
     make_engine = mobile_sam.engines.make_engine
     engine = onnx_predictor.engine
     monkeypatch.setattr(engine, "encode", lambda images: [cat_embedding for _ in images])
-    monkeypatch.setattr(mobile_sam.engines, "make_engine", lambda name: engine if name == "auto" else make_engine(name))
+
+    def take_loaded(name, model=None):
+        return engine if (name, model) == ("auto", None) else make_engine(name, model)
+
+    monkeypatch.setattr(mobile_sam.engines, "make_engine", take_loaded)
 
     def run_with(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["mobile-sam", *map(str, arguments)])

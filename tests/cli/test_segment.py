@@ -5,9 +5,14 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
 from PIL import Image
 from pycocotools import mask as coco_mask
+
+from mobile_sam.build_sam import build_sam_vit_t_1m
+from mobile_sam.core.weights import ENCODER_PREFIX, fingerprint_of_file
+from mobile_sam.export.model_folder import export_model
 
 CLICK = ("--point", "200,150")
 BOX = ("--box", "40,20,380,290")
@@ -197,3 +202,30 @@ def test_help_shows_the_form_of_prompt_files_with_their_brackets(cli):
     words = "".join(cli("segment", "--help").out.split())
     assert "[[x,y]]" in words
     assert '"data":[x1,y1,x2,y2]' in words
+
+
+def test_a_model_of_ones_own_answers_and_is_never_overwritten(cli, photo, tmp_path):
+    folder = tmp_path / "student"
+    torch.manual_seed(0)
+    export_model(build_sam_vit_t_1m(input_side=256), folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    report = tmp_path / "o.json"
+    for engine in ("onnxruntime", "torch"):
+        ended = cli(
+            "segment", photo, *CLICK, "--model", folder, "--engine", engine, "-o", tmp_path / "o.png", "--json", report
+        )
+        assert (ended.exit_code, ended.err) == (0, "")
+        written = json.loads(report.read_text())
+        weights = folder / "weights.safetensors"
+        assert (written["engine"], written["model"]) == (engine, f"{fingerprint_of_file(weights, ENCODER_PREFIX)}-256")
+    ended = cli("segment", photo, *CLICK, "--model", folder, "-o", tmp_path / "o.png", "--json", weights)
+    assert ended.exit_code == 2
+    assert "would replace the checkpoint" in ended.err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_model_that_is_not_there_is_told(cli, photo, tmp_path):
+    ended = cli("segment", photo, *CLICK, "--model", tmp_path / "gone", "-o", tmp_path / "o.png")
+    assert ended.exit_code == 2
+    assert f"there is no checkpoint {tmp_path / 'gone'}; the bundled weights are called 'mobile_sam'" in ended.err
+    assert list(tmp_path.iterdir()) == []

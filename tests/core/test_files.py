@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from mobile_sam.core.files import atomic_path
+from mobile_sam.core.files import atomic_folder, atomic_path
 
 
 def write_text_atomic(path, text):
@@ -102,3 +102,40 @@ def test_a_pipe_or_device_is_not_replaced(tmp_path):
     with pytest.raises(ValueError, match="no regular file"):
         write_text_atomic(tmp_path / "pipe", "x")
     assert names(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_an_error_leaves_the_folder_as_it_was(tmp_path, is_there):
+    target = tmp_path / "out" / "cat"
+    if is_there:
+        target.mkdir(parents=True)
+        (target / "old").touch()
+
+    def fill():
+        with atomic_folder(target, replaces=is_there) as folder:
+            (folder / "new").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fill()
+    assert os.listdir(tmp_path / "out") == ["cat"] * is_there
+    assert not is_there or os.listdir(target) == ["old"]
+
+
+def test_a_folder_that_cannot_take_its_place_gives_the_old_one_back(tmp_path, monkeypatch):
+    target = tmp_path / "cat"
+    target.mkdir()
+    (target / "old").touch()
+    rename, calls = os.rename, []
+
+    def fail_once(source, destination):
+        calls.append(destination)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", fail_once)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target, replaces=True):
+        pass
+    assert os.listdir(tmp_path) == ["cat"]
+    assert os.listdir(target) == ["old"]

@@ -12,13 +12,17 @@ from mobile_sam.core.errors import WeightsError
 from mobile_sam.core.weights import (
     BUNDLED,
     ENCODER_PREFIX,
+    Declaration,
     bundled_weights_path,
     count_parameters,
+    find_checkpoint,
     fingerprint_of_file,
     is_bundled_name,
+    read_declaration,
     read_safetensors_header,
     sha256_of_file,
     verify_bundled_weights,
+    weights_file,
 )
 
 
@@ -178,3 +182,43 @@ def test_a_file_of_that_name_goes_first_and_a_folder_does_not(tmp_path, monkeypa
     (tmp_path / "mobile_sam").mkdir()
     assert not is_bundled_name("mobile_sam.pt")
     assert is_bundled_name("mobile_sam")
+    (tmp_path / "mobile_sam" / "weights.safetensors").touch()
+    assert not is_bundled_name("mobile_sam")  # a model folder is a model
+
+
+@pytest.mark.parametrize("name", [None, "mobile_sam", "mobile_sam.pt"])
+def test_the_bundled_weights_need_not_be_found(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert find_checkpoint(name) is None
+
+
+def test_a_checkpoint_is_a_file_or_a_folder_with_weights_in_it(tmp_path):
+    folder, file = tmp_path / "student", tmp_path / "student.pt"
+    folder.mkdir()
+    file.touch()
+    assert (find_checkpoint(file), weights_file(file)) == (file, file)
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*student: it has no weights\.safetensors"):
+        find_checkpoint(folder)
+    (folder / "weights.safetensors").touch()
+    assert (find_checkpoint(str(folder)), weights_file(folder)) == (folder, folder / "weights.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*gone\.pt; the bundled weights are called"):
+        find_checkpoint(tmp_path / "gone.pt")
+
+
+def test_a_file_tells_its_model_and_one_that_does_not_is_for_1024(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for metadata in (None, {}, {"format": "pt"}):
+        save_file({"a": np.zeros(2, np.float32)}, path, metadata)
+        assert read_declaration(path) == Declaration(None, 1024)
+    declared = Declaration("vit_t_1m", 512)
+    save_file({"a": np.zeros(2, np.float32)}, path, declared.to_metadata())
+    assert read_declaration(path) == declared
+    assert read_declaration(bundled_weights_path()) == Declaration()
+
+
+@pytest.mark.parametrize("side", ["", "-16", "5e2", "512.0", "\u0661"])
+def test_an_input_side_that_is_no_number_of_pixels_is_refused(tmp_path, side):
+    path = tmp_path / "a.safetensors"
+    save_file({"a": np.zeros(2, np.float32)}, path, {"input_side": side})
+    with pytest.raises(WeightsError, match=f"a.safetensors says that its input_side is '{side}'; expected a number"):
+        read_declaration(path)

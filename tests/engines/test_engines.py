@@ -68,6 +68,7 @@ class RecordedOrt(Recorder):
 @pytest.fixture
 def recorded(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
     monkeypatch.setattr(mobile_sam.engines.pytorch, "TorchEngine", RecordedTorch)
     monkeypatch.setattr(mobile_sam.engines.ort, "OrtEngine", RecordedOrt)
 
@@ -85,6 +86,9 @@ MODULE = object.__new__(Sam)
         (("auto", MODULE), {}, RecordedTorch, MODULE),
         ((), {"precision": "bf16"}, RecordedTorch, None),
         (("auto", "tuned.safetensors"), {"precision": "fp16"}, RecordedTorch, "tuned.safetensors"),
+        (("auto", "folder"), {}, RecordedOrt, "folder"),
+        (("auto", "folder"), {"precision": "bf16"}, RecordedTorch, "folder"),
+        (("torch", "folder"), {}, RecordedTorch, "folder"),
         (("torch",), {"device": "cpu"}, RecordedTorch, None),
         (("onnxruntime", "mobile_sam"), {"num_threads": 2, "device": "cuda"}, RecordedOrt, None),
     ],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SOME_FAILED = 3  # exit code when the report is there but some pictures or models are not in it
 
 _MODEL_HELP = (
-    "What to evaluate, repeatable, the first is the baseline: onnxruntime, torch, a checkpoint file, or keys as in "
+    "What to evaluate, repeatable, the first is the baseline: onnxruntime, torch, a checkpoint, or keys as in "
     "name=tuned,engine=torch,checkpoint=tuned.pt,precision=bf16,device=cuda."
 )
 _Source = Annotated[

@@ -15,6 +15,7 @@ import typer
 from mobile_sam._version import __version__
 from mobile_sam.cli.config_options import with_settings
 from mobile_sam.cli.evaluate import SOME_FAILED
+from mobile_sam.cli.model_option import ModelName
 from mobile_sam.everything.config import EverythingConfig
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def everything(
         ),
     ] = None,
     engine: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
-    model: Annotated[str | None, typer.Option(help="A checkpoint. [default: the bundled weights]")] = None,
+    model: ModelName = None,
     **settings: Any,
 ) -> None:
     """Segment everything in photos.
@@ -98,14 +99,16 @@ def everything(
     from mobile_sam.cli.everything_boxes import read_boxes
     from mobile_sam.cli.everything_outputs import choose_outputs
     from mobile_sam.cli.everything_run import Selection, Work, run
+    from mobile_sam.core.weights import find_checkpoint, weights_file
     from mobile_sam.data.sources import list_picture_files
 
     config = EverythingConfig(**settings, output_mode="coco_rle")
     pictures = list_picture_files(photo).pictures
     outputs = choose_outputs(output or [], pictures)
     parts = _parts(write, convert_to_rle, outputs)
-    checkpoint = _checkpoint(model)
-    places = _checked_places(outputs, pictures, {"the boxes": boxes, "the checkpoint": checkpoint}, parts)
+    checkpoint = find_checkpoint(model)
+    weights = weights_file(checkpoint) if checkpoint else None
+    places = _checked_places(outputs, pictures, {"the boxes": boxes, "the checkpoint": weights}, parts)
     found, boxes_sha256 = read_boxes(boxes, pictures) if boxes else (None, None)
     selection = Selection(_sort_key(sort, has_boxes=boxes is not None), min_area, max_masks)
     written = None if outputs.folder is None else list(parts) or "run lengths"
@@ -167,27 +170,12 @@ def _make_generator(config: EverythingConfig, engine: str, checkpoint: Path | No
     return SamAutomaticMaskGenerator.from_config(config, make_engine(engine, checkpoint))
 
 
-def _checkpoint(model: str | None) -> Path | None:
-    """The checkpoint's file; None for the bundled weights.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    from mobile_sam.core.weights import is_bundled_name
-
-    if model is None or is_bundled_name(model):
-        return None
-    if not Path(model).is_file():
-        raise FileNotFoundError(f"there is no checkpoint {model}; leave out --model for the bundled weights")
-    return Path(model)
-
-
 def _made_by(settings: dict[str, Any], engine: str, checkpoint: Path | None) -> dict[str, Any]:
     """Say how masks are made, as what JSON has."""
     from mobile_sam.cli.everything_folder import TOOL
-    from mobile_sam.core.weights import BUNDLED, sha256_of_file
+    from mobile_sam.core.weights import BUNDLED, sha256_of_file, weights_file
 
     model = {"checkpoint": "bundled", "sha256": BUNDLED.file_sha256}
     if checkpoint is not None:
-        model = {"checkpoint": checkpoint.name, "sha256": sha256_of_file(checkpoint)}
+        model = {"checkpoint": checkpoint.name, "sha256": sha256_of_file(weights_file(checkpoint))}
     return {"tool": TOOL, "version": __version__, "engine": engine, "model": model, "settings": settings}

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobile_sam.cli.everything_outputs import Segmented, write_json, write_parts
+from mobile_sam.core.files import atomic_folder
 
 if TYPE_CHECKING:
     from mobile_sam.data.records import Picture
@@ -147,38 +145,6 @@ def places_in(
         if replaced:
             raise ValueError(f"writing {replaced.pop()} could replace {what} {source}; name another -o")
     return places
-
-
-@contextmanager
-def atomic_folder(target: Path, *, replaces: bool = False) -> Iterator[Path]:
-    """Give a new folder beside `target`, which takes its name when the block ends well and goes when it does not.
-
-    Args:
-        target: where the folder shall be; the folders above are made.
-        replaces: whether there is a folder that it takes the place of, all of it.
-
-    Yields:
-        The new folder.
-
-    Raises:
-        OSError: something is at `target` that shall not be replaced.
-    """
-    token = secrets.token_hex(8)
-    temporary, earlier = target.parent / f".mobile-sam-{token}", target.parent / f".mobile-sam-{token}-earlier"
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if replaces:
-            os.rename(target, earlier)
-        os.rename(temporary, target)
-    except BaseException:
-        if earlier.exists() and not target.exists():
-            os.rename(earlier, target)
-        raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

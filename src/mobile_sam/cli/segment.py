@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mobile_sam.cli.model_option import ModelName
 from mobile_sam.cli.outputs import check_outputs, picture_paths
 from mobile_sam.cli.prompts import FILE_HELP, parse_prompts
 
@@ -43,6 +44,7 @@ def segment(
     prompts: Annotated[Path | None, typer.Option(help=f"A JSON file: {FILE_HELP}.")] = None,
     multimask: Annotated[bool, typer.Option("--multimask", help="Three masks for each object.")] = False,
     engine: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
+    model: ModelName = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Picture to write. [default: PHOTO_STYLE.png here]")
     ] = None,
@@ -59,13 +61,19 @@ def segment(
     """
     from concurrent.futures import ThreadPoolExecutor
 
+    from mobile_sam.core.weights import find_checkpoint, weights_file
+
+    checkpoint = find_checkpoint(model)
+    weights = weights_file(checkpoint) if checkpoint else None
     spent_ms: dict[str, float] = {}
     with ThreadPoolExecutor(1) as background:
-        loading = background.submit(_load, engine, spent_ms)  # takes longer than all that this thread does meanwhile
+        loading = background.submit(
+            _load, engine, checkpoint, spent_ms
+        )  # takes longer than all that this thread does meanwhile
         asked = parse_prompts(point or [], box or [], prompts)
         num_pictures = (3 if multimask else 1) * (1 if style is Style.overlay else len(asked))
         pictures = picture_paths(output or Path(f"{photo.stem}_{style.value}.png"), num_pictures)
-        inputs = {"the photo": photo, "the prompt file": prompts}
+        inputs = {"the photo": photo, "the prompt file": prompts, "the checkpoint": weights}
         check_outputs(pictures, json_path, inputs, has_opacity=style is Style.cutout)
         image = _read(photo, asked, pictures[0], spent_ms)
         loaded = loading.result()
@@ -93,11 +101,11 @@ def _timed(stage: str, spent_ms: dict[str, float]) -> Iterator[None]:
     spent_ms[stage] = round(1e3 * (time.perf_counter() - started), 1)
 
 
-def _load(engine_name: str, spent_ms: dict[str, float]) -> Engine:
+def _load(engine_name: str, checkpoint: Path | None, spent_ms: dict[str, float]) -> Engine:
     with _timed("load", spent_ms):
         from mobile_sam.engines import make_engine
 
-        return make_engine(engine_name)
+        return make_engine(engine_name, checkpoint)
 
 
 def _read(photo: Path, prompts: list[Prompt], target: Path, spent_ms: dict[str, float]) -> NDArray[np.uint8]:

@@ -1,9 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,3 +61,35 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"cannot write {os.fspath(path)}: it is no regular file and would be replaced; name a file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"cannot write {os.fspath(path)}: no permission to create files in {folder}")
+
+
+@contextmanager
+def atomic_folder(target: Path, *, replaces: bool = False) -> Iterator[Path]:
+    """Give a new folder beside `target`, which takes its name when the block ends well and goes when it does not.
+
+    Args:
+        target: where the folder shall be; the folders above are made.
+        replaces: whether there is a folder that it takes the place of, all of it.
+
+    Yields:
+        The new folder.
+
+    Raises:
+        OSError: something is at `target` that shall not be replaced.
+    """
+    token = secrets.token_hex(8)
+    temporary, earlier = target.parent / f".mobile-sam-{token}", target.parent / f".mobile-sam-{token}-earlier"
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if replaces:
+            os.rename(target, earlier)
+        os.rename(temporary, target)
+    except BaseException:
+        if earlier.exists() and not target.exists():
+            os.rename(earlier, target)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(earlier, ignore_errors=True)

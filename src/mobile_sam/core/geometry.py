@@ -1,8 +1,8 @@
 """From the picture's pixels to the model's frame and back.
 
-The model sees a square of 1024 x 1024. SAM resizes a picture so that its long side is 1024 and pads the rest at the
-bottom and the right; the part of the square that the picture fills is the *input frame*. Coordinates are x, y with the
-origin at the upper left corner of the picture.
+The model sees a square, of 1024 x 1024 unless it was made for another. SAM resizes a picture so that its long side is
+that of the square and pads the rest at the bottom and the right; the part of the square that the picture fills is the
+*input frame*. Coordinates are x, y with the origin at the upper left corner of the picture.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)  # of ImageNet, R, G, B, 0 to 255: what SAM's encoders were trained with
 PIXEL_STD = (58.395, 57.12, 57.375)
+
+INPUT_SIDE = 1024
+"""Side of the model's square in pixels, unless a model was made for another."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class LongSideResize:
     """
 
     image_hw: tuple[int, int]
-    side: int = 1024
+    side: int = INPUT_SIDE
 
     def __post_init__(self) -> None:
         try:

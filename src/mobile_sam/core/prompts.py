@@ -1,7 +1,8 @@
 """Prompts: what the caller says of an object, checked, and moved to the model frame in batches.
 
 Frames: "image" is the caller's picture, in pixels, x to the right and y down; "model" is the padded square that the
-encoder sees (1024 x 1024), into which the picture is resized by its longer side and placed in the upper left corner.
+encoder sees (S x S, S = 1024 unless a model was made for another), into which the picture is resized by its longer side
+and placed in the upper left corner.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Prompt:
         points_xy: (N, 2) float32, N may be 0.
         labels: (N,) int64: 1 the object, 0 not the object (SAM's 2 and 3, corners of a box, and -1 are understood).
         box_xyxy: (4,) float32 or None.
-        mask: (256, 256) float32 logits, (H, W) bool of the picture's size, or None.
+        mask: (256, 256) float32 logits (S/4 x S/4), (H, W) bool of the picture's size, or None.
     """
 
     points_xy: NDArray[np.float32]
@@ -105,7 +106,7 @@ class Prompt:
         if self.mask is not None and self.mask.dtype == np.bool_ and self.mask.shape != (height, width):
             raise ValueError(
                 f"a binary mask prompt must have the picture's size {(height, width)}, got {self.mask.shape}; "
-                "resize it, or pass 256 x 256 float logits of an earlier prediction"
+                "resize it, or pass the float logits of an earlier prediction, 256 x 256 for an input of 1024"
             )
 
 

@@ -1,6 +1,6 @@
-"""Between the decoder's 256 x 256 logits and masks of the picture's size.
+"""Between the decoder's logits (256 x 256 for a square of 1024) and masks of the picture's size.
 
-SAM's rule has two bilinear steps (pixel centres at halves, no antialiasing): 256 x 256 to the model's square, cut to
+SAM's rule has two bilinear steps (pixel centres at halves, no antialiasing): from there to the model's square, cut to
 the input frame, then to the picture. `upscale_logits` follows it to the letter. `upscale_to_mask` gives the same mask
 of a large picture for less, see `core.upscale_window`: without work where the mask cannot be, and without an array of
 floats of the picture's size.

@@ -1,4 +1,4 @@
-"""The bundled weights: where they are, what they are, and whether they are whole.
+"""Files of weights, the bundled ones above all: where they are, what they are, and whether they are whole.
 
 One safetensors file holds every weight once. The ONNX graphs beside it hold none: their initializers point into that
 file (ONNX "external data" at an offset). See docs/architecture.md.
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.core.errors import WeightsError
+from mobile_sam.core.geometry import INPUT_SIDE
 
 BUNDLED_NAMES = ("mobile_sam", "mobile_sam.pt")
 """What users call the bundled weights where a path is expected."""
@@ -47,6 +48,9 @@ BUNDLED = WeightsRecord(
 ENCODER_GRAPH, DECODER_GRAPH = "encoder.onnx", "decoder.onnx"
 """The ONNX graphs beside the weights."""
 
+FOLDER_WEIGHTS = "weights.safetensors"
+"""The weights in a model folder, which has these and the two graphs."""
+
 ENCODER_PREFIX = "image_encoder."
 """What the keys of the image encoder begin with. Embeddings depend on these weights only."""
 
@@ -64,8 +68,30 @@ def bundled_weights_path() -> Path:
 
 
 def is_bundled_name(name: str | Path) -> bool:
-    """Tell whether `name` means the bundled weights: "mobile_sam" or "mobile_sam.pt", unless such a file exists."""
-    return str(name) in BUNDLED_NAMES and not Path(name).is_file()
+    """Tell whether `name` means the bundled weights: "mobile_sam" or "mobile_sam.pt", unless there is such a model."""
+    return str(name) in BUNDLED_NAMES and not weights_file(name).is_file()
+
+
+def weights_file(checkpoint: str | Path) -> Path:
+    """Return the file with the weights of a checkpoint: itself, or the one in it where it is a model folder."""
+    path = Path(checkpoint)
+    return path / FOLDER_WEIGHTS if (path / FOLDER_WEIGHTS).is_file() else path
+
+
+def find_checkpoint(name: str | Path | None) -> Path | None:
+    """Look up what a user names as a model: None for the bundled weights, else a file or a model folder.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or a folder without weights in it.
+    """
+    if name is None or is_bundled_name(name):
+        return None
+    path = Path(name)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint {path}; the bundled weights are called 'mobile_sam'")
+    if not weights_file(path).is_file():
+        raise FileNotFoundError(f"there is no checkpoint in {path}: it has no {FOLDER_WEIGHTS}; name a file")
+    return path
 
 
 def sha256_of_file(path: Path) -> str:
@@ -139,6 +165,58 @@ def _check_tensor_entry(path: Path, key: str, entry: Any, data_bytes: int) -> No
         raise WeightsError(f"{path} is not a safetensors file: {key} has no dtype, shape and data_offsets that agree")
     if end > data_bytes:
         raise WeightsError(f"{path} is truncated: it ends before the values of {key}; copy or download it again")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a checkpoint says of its model, in the metadata of a safetensors file.
+
+    Attributes:
+        architecture: name in the registry of models; None where the file does not tell.
+        input_side: side of the model's square in pixels; where the file does not tell, SAM's.
+    """
+
+    architecture: str | None = None
+    input_side: int = INPUT_SIDE
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return what `read_declaration` reads; nothing but strings may be written."""
+        told = {"architecture": self.architecture, "input_side": self.input_side}
+        return {key: str(value) for key, value in told.items() if value is not None}
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read what a safetensors file says of itself; nothing if it says nothing.
+
+    Raises:
+        WeightsError: the file is damaged.
+    """
+    metadata = read_safetensors_header(path)[0].get("__metadata__") or {}
+    if not isinstance(metadata, dict):
+        raise WeightsError(f"{path} is not a safetensors file: its metadata are no table but {metadata!r}")
+    return {str(key): str(value) for key, value in metadata.items()}
+
+
+def read_declaration(path: Path) -> Declaration:
+    """Read what a safetensors file says of its model.
+
+    Raises:
+        WeightsError: the file is damaged, or its input side is no number of pixels.
+    """
+    metadata = read_metadata(path)
+    side = metadata.get("input_side", str(INPUT_SIDE))
+    if not (side.isascii() and side.isdigit()):
+        raise WeightsError(f"{path} says that its input_side is {side!r}; expected a number of pixels, as 1024")
+    return Declaration(metadata.get("architecture"), int(side))
+
+
+def encoder_id(encoder_fingerprint: str, input_side: int) -> str:
+    """Name an image encoder, and so all embeddings that it makes: by its weights and, if not SAM's, its input side.
+
+    >>> encoder_id("0123456789abcdef", 1024), encoder_id("0123456789abcdef", 512)
+    ('0123456789abcdef', '0123456789abcdef-512')
+    """
+    return encoder_fingerprint if input_side == INPUT_SIDE else f"{encoder_fingerprint}-{input_side}"
 
 
 def fingerprint(tensors: Iterable[tuple[str, tuple[int, ...], NDArray[np.float32]]]) -> str:

@@ -51,7 +51,8 @@ def make_engine(
 
     Args:
         name: "onnxruntime", "torch", or "auto": torch for a module or a .pt checkpoint, else onnxruntime.
-        model: a `Sam` module, a checkpoint's path, or None or "mobile_sam" for the bundled weights.
+        model: a `Sam` module, a checkpoint's path, a model folder (`mobile_sam.export.model_folder`), or None or
+            "mobile_sam" for the bundled weights.
         device: onnxruntime: "cpu" (default), "cuda", "coreml" or "directml". torch: any torch device; by default
             that of the module, or the best one present.
         precision: "fp32"; with torch also "bf16" or "fp16" (autocast).
@@ -66,8 +67,7 @@ def make_engine(
     if isinstance(model, (str, Path)) and is_bundled_name(model):
         model = None
     if name == "auto":
-        runs_on_onnxruntime = model is None or (isinstance(model, (str, Path)) and str(model).endswith(".safetensors"))
-        name = "onnxruntime" if runs_on_onnxruntime and precision == "fp32" else "torch"
+        name = "onnxruntime" if precision == "fp32" and _may_run_on_onnxruntime(model) else "torch"
     if name not in ENGINES:
         raise ValueError(f"unknown engine {name!r}; expected auto, {', '.join(ENGINES)}")
     reason = why_unavailable(name)
@@ -86,3 +86,9 @@ def make_engine(
     from mobile_sam.engines.ort import OrtEngine
 
     return OrtEngine(model, provider=device or "cpu", num_threads=num_threads)
+
+
+def _may_run_on_onnxruntime(model: Sam | str | Path | None) -> bool:
+    if model is None or not isinstance(model, (str, Path)):
+        return model is None
+    return str(model).endswith(".safetensors") or Path(model).is_dir()

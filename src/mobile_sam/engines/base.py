@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.core.embedding import Embedding
-from mobile_sam.core.geometry import PIXEL_MEAN, PIXEL_STD, LongSideResize
+from mobile_sam.core.geometry import INPUT_SIDE, PIXEL_MEAN, PIXEL_STD, LongSideResize
 from mobile_sam.core.predictions import MULTI_MASK, Decoded, DecodedAbove
 from mobile_sam.core.prompts import LOW_RES_STRIDE, PromptBatch
 
@@ -31,12 +31,12 @@ class Engine(ABC):
     @property
     @abstractmethod
     def model_id(self) -> str:
-        """Names the image encoder's weights by their content; embeddings carry it."""
+        """Names the image encoder by its weights' content and its input side; embeddings carry it."""
 
     @property
     def input_side(self) -> int:
         """Side of the model frame in pixels."""
-        return 1024
+        return INPUT_SIDE
 
     @property
     def image_format(self) -> str:

@@ -1,7 +1,8 @@
 """The default engine: ONNX Runtime, no PyTorch, fp32.
 
 The graphs in the wheel hold no weights. Their initializers point into the safetensors file beside them, so the weights
-of another file with the same keys (a fine-tuned MobileSAM) can be put in their place without PyTorch.
+of another file with the same keys (a fine-tuned MobileSAM) can be put in their place without PyTorch. Other models run
+from a folder that has graphs of their own (`mobile_sam.export.model_folder`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ from numpy.typing import NDArray
 
 from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.errors import WeightsError
+from mobile_sam.core.geometry import INPUT_SIDE
 from mobile_sam.core.prompts import LOW_RES_STRIDE, PromptBatch
 from mobile_sam.core.weights import (
     DECODER_GRAPH,
     ENCODER_GRAPH,
     ENCODER_PREFIX,
+    FOLDER_WEIGHTS,
     bundled_folder,
     bundled_weights_path,
+    encoder_id,
     fingerprint_of_file,
+    read_declaration,
     read_safetensors_header,
+    sha256_of_file,
     verify_bundled_weights,
 )
 from mobile_sam.engines.base import Engine
@@ -40,33 +46,46 @@ PROVIDERS = {
 }
 """Our name for each provider: ONNX Runtime's, and the package that brings it."""
 
+_EXPORT_ADVICE = "make it again with `mobile-sam distill export STUDENT.safetensors -o FOLDER`"
+
 
 class OrtEngine(Engine):
     """MobileSAM on ONNX Runtime.
 
     Args:
-        weights: a safetensors file with the keys of the bundled one; None for the bundled weights.
+        weights: a model folder; a safetensors file with the keys of the bundled one; None for the bundled weights.
         provider: "cpu", "cuda", "coreml" or "directml".
         num_threads: threads within one operator; 0 lets ONNX Runtime choose.
 
     Raises:
         ValueError: a provider that is unknown, or that the installed ONNX Runtime does not have.
-        WeightsError: weights that are damaged or of another model.
+        WeightsError: weights that are damaged or of another model, or that are not those of the folder's graphs.
+        FileNotFoundError: no such file or folder.
     """
 
     name = "onnxruntime"
 
     def __init__(self, weights: str | Path | None = None, *, provider: str = "cpu", num_threads: int = 0) -> None:
         self._num_threads = num_threads
-        self._weights = None if weights is None else Path(weights)
+        path = None if weights is None else Path(weights)
+        has_graphs = path is not None and path.is_dir()
+        self._folder = path if path is not None and has_graphs else bundled_folder()
+        self._replacing = None if has_graphs else path
         self._replacements: list[object] = []
         with ThreadPoolExecutor(3) as pool:  # the graphs load while the weights are checked
-            checking = pool.submit(_check_weights, self._weights)
+            checking = pool.submit(_check_weights, path)
             self._provider = _check_provider(provider)
             encoder = pool.submit(self._session, ENCODER_GRAPH)
             decoder = pool.submit(self._session, DECODER_GRAPH)
-        self._model_id = checking.result()
+        encoder_fingerprint = checking.result()
         self._encoder, self._decoder = encoder.result(), decoder.result()
+        self._input_side = int(self._encoder.get_inputs()[0].shape[-1])
+        self._model_id = encoder_id(encoder_fingerprint, self._input_side)
+
+    @property
+    def input_side(self) -> int:
+        """See `Engine.input_side`."""
+        return self._input_side
 
     @property
     def model_id(self) -> str:
@@ -94,21 +113,22 @@ class OrtEngine(Engine):
     def _session(self, file_name: str) -> Any:
         import onnxruntime
 
-        path = bundled_folder() / file_name
+        path = self._folder / file_name
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._num_threads
         options.enable_mem_pattern = False  # with it, the second picture takes 190 MB more (docs/log.md)
         if self._provider == PROVIDERS["cpu"][0]:
             options.log_severity_level = 4  # what goes wrong is raised; on other devices its warnings say why
         options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_DURATION_US)
-        if self._weights is not None:
-            self._replace_initializers(options, path, self._weights)
+        if self._replacing is not None:
+            self._replace_initializers(options, path, self._replacing)
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=[self._provider])
         except _session_errors() as error:
             reason = str(error).partition("\n")[0]
+            advice = "reinstall mobile-sam" if self._folder == bundled_folder() else "export the model again"
             raise WeightsError(
-                f"the graph {path} or its weights are missing or damaged ({reason}); reinstall mobile-sam"
+                f"the graph {path} or its weights are missing or damaged ({reason}); {advice}"
             ) from error
         if self._provider not in session.get_providers():  # else it runs on the CPU, with no more than a warning
             raise ValueError(f"{self._provider} could not be started; ONNX Runtime's warning above says why")
@@ -160,14 +180,38 @@ def _check_weights(weights: Path | None) -> str:
     if weights is None:
         verify_bundled_weights()
         return fingerprint_of_file(bundled_weights_path(), ENCODER_PREFIX)
+    if weights.is_dir():
+        _check_folder(weights)
+        return fingerprint_of_file(weights / FOLDER_WEIGHTS, ENCODER_PREFIX)
     _check_same_layout(weights)
     return fingerprint_of_file(weights, ENCODER_PREFIX)
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that a model folder is whole and that its graphs were made for its weights, whose sha256 they name."""
+    missing = [name for name in (FOLDER_WEIGHTS, ENCODER_GRAPH, DECODER_GRAPH) if not (folder / name).is_file()]
+    if missing:
+        raise WeightsError(f"{folder} is no model folder: it has no {', '.join(missing)}; {_EXPORT_ADVICE}")
+    weights = folder / FOLDER_WEIGHTS
+    read_safetensors_header(weights)
+    digest = sha256_of_file(weights).encode()
+    for graph in (folder / ENCODER_GRAPH, folder / DECODER_GRAPH):
+        if digest not in graph.read_bytes():
+            raise WeightsError(f"{graph} was not made for {weights}, or one of them is damaged; {_EXPORT_ADVICE}")
 
 
 def _check_same_layout(weights: Path) -> None:
     if not weights.is_file():
         raise FileNotFoundError(f"no weights at {weights}")
+    advice = (
+        f"`mobile-sam distill export {weights} -o FOLDER` makes a folder that this engine runs; else use engine='torch'"
+    )
     found, _ = read_safetensors_header(weights)
+    input_side = read_declaration(weights).input_side
+    if input_side != INPUT_SIDE:
+        raise WeightsError(
+            f"{weights} is of a model for {input_side} px, not {INPUT_SIDE} px as the graphs here; {advice}"
+        )
     expected, _ = read_safetensors_header(bundled_weights_path())
     for key, entry in expected.items():
         if key == "__metadata__":
@@ -176,7 +220,7 @@ def _check_same_layout(weights: Path) -> None:
             state = "is missing" if key not in found else f"is {found[key]['dtype']} {found[key]['shape']}"
             raise WeightsError(
                 f"{weights} does not hold a MobileSAM (vit_t) in fp32: {key} {state}, expected "
-                f"{entry['dtype']} {entry['shape']}; for other models use engine='torch'"
+                f"{entry['dtype']} {entry['shape']}; {advice}"
             )
 
 

@@ -19,6 +19,7 @@ from mobile_sam.core.weights import (
     ENCODER_PREFIX,
     FINGERPRINT_VALUES,
     bundled_weights_path,
+    encoder_id,
     fingerprint,
     verify_bundled_weights,
 )
@@ -38,8 +39,8 @@ class TorchEngine(Engine):
     """Runs a `Sam` module with autograd off.
 
     Args:
-        model: the module, used as it is (parameters are read on each call); a checkpoint's path; None for the bundled
-            weights.
+        model: the module, used as it is (parameters are read on each call); a checkpoint's path or a model folder;
+            None for the bundled weights.
         device: None for the module's own device; for the bundled weights or a path, CUDA, then MPS, then the CPU.
         precision: "fp32", or "bf16" or "fp16" through autocast.
 
@@ -88,7 +89,7 @@ class TorchEngine(Engine):
 
     @property
     def model_id(self) -> str:
-        """Fingerprint of the encoder as it is now; computed anew after it was trained, loaded or replaced."""
+        """Names the encoder as it is now; computed anew after it was trained, loaded or replaced."""
         tensors = self.model.image_encoder.state_dict(prefix=ENCODER_PREFIX, keep_vars=True)
         version = tuple((id(tensor), tensor._version) for tensor in tensors.values())
         if self._model_id is None or self._model_id[0] != version:
@@ -98,7 +99,7 @@ class TorchEngine(Engine):
                 if value.is_floating_point()
             )
             self._model_id = (version, name)
-        return self._model_id[1]
+        return encoder_id(self._model_id[1], self.input_side)
 
     def normalise_and_pad(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.normalise_and_pad`; this is the module's own `preprocess`."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mobile_sam._version import __version__
-from mobile_sam.core.weights import BUNDLED, is_bundled_name, sha256_of_file
+from mobile_sam.core.weights import BUNDLED, find_checkpoint, sha256_of_file, weights_file
 from mobile_sam.engines import ENGINES, PRECISIONS, Engine, make_engine
 
 MODEL_HELP = (
-    "an engine (onnxruntime or torch), a checkpoint file, or both with more as in "
+    "an engine (onnxruntime or torch), a checkpoint file or model folder, or both with more as in "
     "name=teacher,engine=torch,checkpoint=sam_vit_h.pth,precision=bf16,device=cuda"
 )
 
@@ -24,7 +24,7 @@ class ModelSpec:
     Attributes:
         name: as reports call it; unique in a run.
         engine: see `mobile_sam.engines.make_engine`.
-        checkpoint: a checkpoint's path; None for the bundled weights.
+        checkpoint: path of a checkpoint or model folder; None for the bundled weights.
         device: see `make_engine`; None for the engine's default.
         precision: "fp32", "bf16" or "fp16".
 
@@ -58,10 +58,10 @@ class ModelSpec:
                 such file.
         """
         values: dict[str, str] = {}
-        parts = [text] if Path(text).is_file() else [part.strip() for part in text.split(",")]
+        parts = [text] if _is_path(text) else [part.strip() for part in text.split(",")]
         for part in filter(None, parts):
             key, equals, value = (piece.strip() for piece in part.partition("="))
-            if not equals or Path(part).is_file():
+            if not equals or _is_path(part):
                 key, value = ("engine" if part in ("auto", *ENGINES) else "checkpoint"), part
             if key not in _KEYS or key in values:
                 reason = "comes twice" if key in values else "is unknown"
@@ -70,8 +70,10 @@ class ModelSpec:
         if not values:
             raise ValueError(f"--model {text!r} names no model; expected {MODEL_HELP}")
         checkpoint = values.get("checkpoint")
-        if checkpoint is not None and not Path(checkpoint).is_file() and not is_bundled_name(checkpoint):
-            raise FileNotFoundError(f"--model {text!r}: there is no checkpoint {checkpoint}; expected {MODEL_HELP}")
+        try:
+            find_checkpoint(checkpoint)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--model {text!r}: {error}; expected {MODEL_HELP}") from error
         told = [values.get("engine", ""), Path(checkpoint).stem if checkpoint else "", values.get("precision", "")]
         return cls(**{"name": "-".join(filter(None, told)) or "auto", **values})
 
@@ -93,6 +95,11 @@ class ModelSpec:
         return make_engine(
             self.engine, self.checkpoint, device=self.device, precision=self.precision, num_threads=num_threads
         )
+
+
+def _is_path(text: str) -> bool:
+    """Tell whether a text is the path of a checkpoint or model folder that exists, and so no engine or key=value."""
+    return weights_file(text).is_file()
 
 
 _KEYS = tuple(field.name for field in fields(ModelSpec))
@@ -139,13 +146,13 @@ class Model:
 
     def facts(self) -> dict[str, str]:
         """Say all that is needed to have the same model again: also the weights' file and its sha256."""
-        checkpoint = self.spec.checkpoint
+        checkpoint = find_checkpoint(self.spec.checkpoint) if self.is_of_spec else None
         if not self.is_of_spec:
             weights = {"checkpoint": "the caller's", "weights_sha256": ""}
-        elif checkpoint is None or is_bundled_name(checkpoint):
+        elif checkpoint is None:
             weights = {"checkpoint": "bundled", "weights_sha256": BUNDLED.file_sha256}
         else:
-            weights = {"checkpoint": Path(checkpoint).name, "weights_sha256": sha256_of_file(Path(checkpoint))}
+            weights = {"checkpoint": checkpoint.name, "weights_sha256": sha256_of_file(weights_file(checkpoint))}
         return {"name": self.name, **self.facts_of_engine(), **weights}
 
 

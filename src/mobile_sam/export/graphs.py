@@ -1,4 +1,4 @@
-"""The ONNX graphs in the wheel: traced from the PyTorch modules, with every weight left in the safetensors file.
+"""ONNX graphs, those in the wheel and others: traced from the modules, every weight left in the safetensors file.
 
 Two graphs, opset 20:
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,13 +99,14 @@ def graph_specs(sam: Sam) -> list[GraphSpec]:
     ]  # fmt: skip
 
 
-def export_graphs(sam: Sam, weights: Path, folder: Path) -> list[Path]:
+def export_graphs(sam: Sam, weights: Path, folder: Path, *, metadata: Mapping[str, str] | None = None) -> list[Path]:
     """Write the two graphs of `sam` to `folder`, pointing into `weights`.
 
     Args:
         sam: the model, in eval mode, on the CPU.
         weights: the safetensors file that holds its weights; the graphs look for a file of this name beside them.
         folder: where the graphs go.
+        metadata: what the graphs shall say of themselves.
 
     Returns:
         The paths of the graphs.
@@ -113,6 +115,7 @@ def export_graphs(sam: Sam, weights: Path, folder: Path) -> list[Path]:
     for spec in graph_specs(sam):
         graph = trace(spec)
         refer_to_weights(graph, weights)
+        onnx.helper.set_model_props(graph, dict(metadata or {}))
         path = folder / spec.file_name
         with atomic_path(path) as partial:
             Path(partial).write_bytes(graph.SerializeToString(deterministic=True))

@@ -40,6 +40,7 @@ class TinyViTConfig:
 
 
 TINY_VIT_CONFIGS: dict[str, TinyViTConfig] = {
+    "1m": TinyViTConfig(embed_dims=(16, 32, 64, 128), num_heads=(1, 1, 2, 4), depths=(1, 1, 2, 1)),
     "5m": TinyViTConfig(embed_dims=(64, 128, 160, 320), num_heads=(2, 4, 5, 10)),
     "11m": TinyViTConfig(embed_dims=(64, 128, 256, 448), num_heads=(2, 4, 8, 14)),
     "21m": TinyViTConfig(embed_dims=(96, 192, 384, 576), num_heads=(3, 6, 12, 18)),

@@ -9,8 +9,6 @@ import time
 
 import pytest
 
-from mobile_sam.cli.everything_folder import atomic_folder
-
 SLOW = """
 import signal, sys, time
 from pathlib import Path
@@ -181,43 +179,6 @@ def test_a_done_folder_does_not_keep_the_other_outputs_from_being_written(run, c
     assert len(json.loads((tmp_path / "work" / "a.json").read_text())["annotations"]) == 3
     assert "done before" in ended.out
     assert ended.out.splitlines()[-1].endswith("a.json")
-
-
-@pytest.mark.parametrize("is_there", [False, True])
-def test_an_error_leaves_the_folder_as_it_was(tmp_path, is_there):
-    target = tmp_path / "out" / "cat"
-    if is_there:
-        target.mkdir(parents=True)
-        (target / "old").touch()
-
-    def fill():
-        with atomic_folder(target, replaces=is_there) as folder:
-            (folder / "new").touch()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fill()
-    assert os.listdir(tmp_path / "out") == ["cat"] * is_there
-    assert not is_there or os.listdir(target) == ["old"]
-
-
-def test_a_folder_that_cannot_take_its_place_gives_the_old_one_back(tmp_path, monkeypatch):
-    target = tmp_path / "cat"
-    target.mkdir()
-    (target / "old").touch()
-    rename, calls = os.rename, []
-
-    def fail_once(source, destination):
-        calls.append(destination)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        rename(source, destination)
-
-    monkeypatch.setattr(os, "rename", fail_once)
-    with pytest.raises(KeyboardInterrupt), atomic_folder(target, replaces=True):
-        pass
-    assert os.listdir(tmp_path) == ["cat"]
-    assert os.listdir(target) == ["old"]
 
 
 @pytest.fixture

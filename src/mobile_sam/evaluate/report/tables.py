@@ -139,7 +139,7 @@ def terminal(report: Report, report_steps: Sequence[int] | None = None) -> Group
     ]
     parts: list[Any] = [Text(report.title, style="bold"), Text(headline(report)), Text()]
     for table in shown:
-        parts += [Text(table.title, style="bold"), _FittedTable(table)]
+        parts += [Text(table.title, style="bold"), FittedTable(table)]
         parts += [Text(table.note, style="dim"), Text()] if table.note else []
     parts += [Text(f"Note: {note}") for note in report.notes]
     spent = ", ".join(f"{stage} {took_s:.1f}" for stage, took_s in report.profile.items() if took_s >= 0.05)
@@ -295,7 +295,7 @@ def _markdown_table(table: NamedTable) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-class _FittedTable:
+class FittedTable:
     """A table that a narrow terminal shows as several, one below the other, rather than with its numbers cut."""
 
     def __init__(self, table: NamedTable) -> None:
