@@ -44,12 +44,21 @@ def read_json(path: Path) -> tuple[Any, str]:
     if not path.is_file():
         raise ValueError(f"{path} is a folder, expected a JSON file inside it")
     text = path.read_bytes()
+    return parse_json(text, str(path)), hashlib.sha256(text).hexdigest()
+
+
+def parse_json(text: bytes, name: str) -> Any:
+    """Read the text of a JSON file, which messages call `name`.
+
+    Raises:
+        ValueError: it is no JSON, or nested too deeply.
+    """
     try:
-        return json.loads(text), hashlib.sha256(text).hexdigest()
+        return json.loads(text)
     except RecursionError as error:
-        raise ValueError(f"{path} is no annotation file: it is nested too deeply") from error
+        raise ValueError(f"{name} is no annotation file: it is nested too deeply") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}; was it copied or downloaded to the end?") from error
+        raise ValueError(f"{name} is not JSON: {error}; was it copied or downloaded to the end?") from error
 
 
 def to_id(value: Any) -> str | None:

@@ -1,16 +1,17 @@
-"""SA-1B as it is unpacked: `sa_1.jpg` beside `sa_1.json`, and so on."""
+"""SA-1B: `sa_1.jpg` beside `sa_1.json`, and so on, unpacked or not."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mobile_sam.data.annotations import InstanceReader, no_picture_message, read_size
 from mobile_sam.data.folders import PICTURE_SUFFIXES, list_folder, require_folder, sha256_of_listing
-from mobile_sam.data.json_values import ItemRejectedError, read_json, require_keys, to_id
-from mobile_sam.data.records import Dataset, Picture, Problem
+from mobile_sam.data.json_values import ItemRejectedError, parse_json, read_json, require_keys, to_id
+from mobile_sam.data.picture_set import SampleError, other_size_error
+from mobile_sam.data.records import Dataset, Instance, Picture, Problem
 
 
 def read_sa1b(folder: Path) -> Dataset:
@@ -64,11 +65,72 @@ def _read_picture(file: Path, known_ids: Container[str], reader: InstanceReader)
     return Picture(picture_id, path, tuple(instance for instance in instances if instance is not None), size_hw)
 
 
+def read_sample_annotations(
+    text: bytes | None, key: str, image_hw: tuple[int, int], where: str
+) -> tuple[Instance, ...]:
+    """Read the annotations of one picture, when the picture itself is already read.
+
+    Records that cannot be used are left out, unless that is all of them.
+
+    Args:
+        text: of a JSON file in SA-1B's form; None if there is none.
+        key: of the picture.
+        image_hw: its height and width.
+        where: it lies, for messages.
+
+    Raises:
+        SampleError: "missing annotation", "unusable annotation", "annotation of another size".
+    """
+    if text is None:
+        raise SampleError(key, "missing annotation", f"no JSON file of its name beside the picture ({where})")
+    problems: list[Problem] = []
+    reader = InstanceReader(problems, may_count_anew=True)
+    try:
+        header, records = _header_and_records(parse_json(text, "its JSON file"))
+        size_hw = read_size(header)
+        found = tuple(instance for record in records if (instance := reader.read(record, key, size_hw)) is not None)
+    except ValueError as error:
+        raise SampleError(key, "unusable annotation", f"{error} ({where})") from error
+    if size_hw != image_hw:
+        raise other_size_error(key, size_hw, image_hw, where)
+    if records and not found:
+        message = f"none of its {len(records)} annotations can be used, the first because: {problems[0].message}"
+        raise SampleError(key, "unusable annotation", f"{message} ({where})")
+    return found
+
+
+def to_sa1b(
+    picture_id: int, file_name: str, image_hw: tuple[int, int], instances: Sequence[Instance]
+) -> dict[str, Any]:
+    """Put a picture's annotations into SA-1B's form, as what JSON has; scores, which instances lack, are left out."""
+    height, width = image_hw
+    annotations = [
+        {
+            "id": int(instance.id) if instance.id.isdecimal() else instance.id,
+            "segmentation": dict(instance.rle),
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": instance.area_px,
+            "crop_box": [0.0, 0.0, float(width), float(height)],
+            **({} if instance.point_xy is None else {"point_coords": [list(instance.point_xy)]}),
+            **({"category_id": instance.category_id} if instance.category_id else {}),
+            **({"iscrowd": 1} if instance.is_crowd else {}),
+        }
+        for instance in instances
+        for x1, y1, x2, y2 in [instance.box_xyxy]
+    ]
+    header = {"image_id": picture_id, "width": width, "height": height, "file_name": file_name}
+    return {"image": header, "annotations": annotations}
+
+
 def _read_annotation_file(file: Path) -> tuple[dict[str, Any], list[Any]]:
     try:
         content, _ = read_json(file)
     except (OSError, ValueError) as error:
         raise ItemRejectedError("unreadable annotation file", str(error)) from error
+    return _header_and_records(content)
+
+
+def _header_and_records(content: Any) -> tuple[dict[str, Any], list[Any]]:
     header, records = (content.get("image"), content.get("annotations")) if isinstance(content, dict) else (None, None)
     if not isinstance(header, dict) or not isinstance(records, list):
         raise ItemRejectedError("unreadable annotation file", 'expected an object "image" and a list "annotations"')

@@ -50,8 +50,7 @@ def open_dataset(
             raise ValueError(f"{source} is no .json file; {SOURCE_FORMS}")
         if masks is not None:
             raise ValueError(f"{source} holds its own masks; give masks ({masks}) with a folder of pictures only")
-        beside = source.parent / "images"
-        return read_coco(source, pictures or (beside if beside.is_dir() else source.parent))
+        return read_coco(source, pictures or folder_of_pictures(source))
     if pictures is not None:
         raise ValueError(f"{source} is a folder; give pictures ({pictures}) with a .json file only")
     if masks is not None:
@@ -64,6 +63,14 @@ def open_dataset(
     if pictures_below is not None:
         return read_mask_folder(pictures_below, source / "masks", mask_kind)
     return read_sa1b(source)
+
+
+def folder_of_pictures(source: Path) -> Path:
+    """Tell where `open_dataset` looks for the pictures of an annotated source, with no other folder named."""
+    if source.is_dir():
+        return _pictures_with_masks(source) or source
+    beside = source.parent / "images"
+    return beside if beside.is_dir() else source.parent
 
 
 def is_annotated(source: str | os.PathLike[str]) -> bool:
