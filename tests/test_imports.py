@@ -25,6 +25,7 @@ LAYERS = [
     {"_version", "core"},
     {"data"},
     {"modeling", "utils"},
+    {"checkpoint_files"},
     {"build_sam"},
     {"engines"},
     {"predictor"},
@@ -32,13 +33,22 @@ LAYERS = [
     {"automatic_mask_generator"},
     {"results", "one_call"},
     {"evaluate", "export"},
+    {"distill"},
     {"cli"},
 ]
-MAY_IMPORT_TORCH = ("build_sam", "engines.pytorch", "engines.tensors", "export", "modeling")
+MAY_IMPORT_TORCH = (
+    "build_sam",
+    "checkpoint_files",
+    "distill",
+    "engines.pytorch",
+    "engines.tensors",
+    "export",
+    "modeling",
+)
 """At module level; the others may only inside a function that has to do with torch."""
 
 
-TELLS_TYPER = r"(app|evaluate_app)\.(command\(\)\(|add_typer\()"
+TELLS_TYPER = r"(app|data_app|distill_app|evaluate_app)\.(command\(\)\(|add_typer\()"
 """How a command is announced: the one thing that runs on import."""
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mobile_sam._version import __version__
-from mobile_sam.cli import evaluate
+from mobile_sam.cli import data, distill_embed, distill_export, distill_finetune, distill_train, evaluate
 from mobile_sam.cli.everything import everything
 from mobile_sam.cli.info import info
 from mobile_sam.cli.segment import segment
@@ -39,6 +39,19 @@ evaluate_app.command()(evaluate.everything)
 evaluate_app.command()(evaluate.latency)
 evaluate_app.command()(evaluate.protocols)
 app.add_typer(evaluate_app, name="evaluate")
+
+data_app = typer.Typer(help="Make pictures ready for training.", no_args_is_help=True, rich_markup_mode=None)
+data_app.command()(data.pack)
+app.add_typer(data_app, name="data")
+
+distill_app = typer.Typer(
+    help="Train a model of your own: teacher embeddings, then a student.", no_args_is_help=True, rich_markup_mode=None
+)
+distill_app.command()(distill_embed.embed)
+distill_app.command()(distill_train.train)
+distill_app.command()(distill_finetune.finetune)
+distill_app.command()(distill_export.export)
+app.add_typer(distill_app, name="distill")
 
 
 def _print_version(is_wanted: bool) -> None:
