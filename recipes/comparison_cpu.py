@@ -3,8 +3,8 @@
 The paper (arXiv 2306.14289) compares coupled distillation of a ViT-B on 128 GPUs with decoupled distillation on two, at
 mIoU 0.72 and 0.75. Here a fresh student of one million parameters at 512 px learns from the bundled MobileSAM on a few
 hundred pictures, each objective for as many steps as take one core the time of 240 decoupled ones (on the machine that
-they were counted on, a step took 0.73, 2.72 and 2.65 seconds). The learning rates are the best of two or three that were tried for
-each objective for a fraction of the run (docs/log.md).
+they were counted on, a step took 0.73, 2.72 and 2.65 seconds). The learning rates are the best of those that were tried
+for each objective on a fraction of the run (docs/log.md).
 
 Command:   mobile-sam distill embed PICTURES --teacher mobile_sam --out embeddings
            python benchmarks/distillation.py --data PICTURES --embeddings embeddings --work runs
@@ -41,6 +41,6 @@ RECIPES = {
     "decoupled": DECOUPLED,
     "semi-coupled": replace(DECOUPLED, objective="semi-coupled", lr=2e-3, max_steps=65, validate_every=11),
     "coupled": replace(
-        DECOUPLED, objective="coupled", lr=2e-4, encoder_lr_factor=10.0, max_steps=66, validate_every=11
+        DECOUPLED, objective="coupled", lr=6e-4, encoder_lr_factor=10.0, max_steps=66, validate_every=11
     ),
 }
