@@ -1,4 +1,4 @@
-r"""Fine-tuning the bundled MobileSAM on your own masks: what `mobile-sam distill finetune` does, to copy and change.
+"""Fine-tuning the bundled MobileSAM on your own masks: what `mobile-sam distill finetune` does, to copy and change.
 
 Command:   mobile-sam distill finetune OWN.json --val OTHERS.json --general PHOTOGRAPHS -o tuned
            with this file's settings instead of the built-in ones: --recipe recipes/finetune.py

@@ -56,6 +56,21 @@ def test_command_runs(folder, name, line):
             assert (folder / stem).is_file() or is_folder or len(numbered) == 3
 
 
+def test_first_commands_of_the_training_page_run_one_after_the_other(folder):
+    """As they stand, but for other pictures and fewer steps."""
+    shutil.copytree(ROOT / "recipes", folder / "recipes")
+    shutil.copy(folder / "examples" / "rocket.jpg", folder / "photo.jpg")
+    text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```sh\n(mobile-sam distill embed.*?)^```", text, re.M | re.S)
+    fewer = " --set max_steps=2 --set batch_size=2 --set num_held_out=1 --set num_workers=0"
+    for line in block.replace("my_pictures/", "examples/").splitlines():
+        words = shlex.split(line + (fewer if " train " in line else ""))
+        command = [sys.executable, "-c", "from mobile_sam.cli.main import run; run()", *words[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert (folder / "everything.png").is_file()
+
+
 def test_first_screen_has_picture_install_line_and_code():
     first_screen = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:22]
     text = "\n".join(first_screen)
@@ -66,7 +81,9 @@ def test_first_screen_has_picture_install_line_and_code():
     assert "predictor.predict(" in text
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md", "docs/architecture.md", "docs/evaluation.md", "docs/log.md"])
+@pytest.mark.parametrize(
+    "page", [*PAGES, "CHANGELOG.md", "docs/architecture.md", "docs/evaluation.md", "docs/training.md", "docs/log.md"]
+)
 def test_links_between_pages_lead_somewhere(page):
     text = re.sub(r"^```.*?^```|`[^`]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
     targets = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]

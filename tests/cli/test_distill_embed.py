@@ -192,7 +192,11 @@ def test_a_run_that_is_stopped_says_so_and_leaves_whole_shards(examples, tmp_pat
     out = tmp_path / "out"
     command = ("distill", "embed", examples, "--teacher", "mobile_sam", "--out", out, "--shard-size", "1")
     started = subprocess.Popen(
-        [sys.executable, "-c", RUN, *map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", RUN, *map(str, command)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests that run in the background ignore it
     )
     with started:
         while not (out / "embeddings-000000.json").exists() and started.poll() is None:

@@ -71,7 +71,7 @@ def test_it_prints_before_and_after_and_leaves_a_model_that_runs(finetune, sourc
 
     mask = tmp_path / "mask.png"
     model = tmp_path / "best.safetensors"
-    cut = cli("segment", source.parent / "0.png", "--point", "20,20", "--model", model, "-o", mask)
+    cut = cli("segment", source.parent / "0.png", "--point", "20,20", "--engine", "torch", "--model", model, "-o", mask)
     assert cut.exit_code == 0, cut.err
     assert mask.is_file()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import mobile_sam.distill.train as loop
+from mobile_sam.build_sam import build_sam_vit_t_1m, save_sam
 from mobile_sam.distill.config import TrainConfig
 from mobile_sam.distill.guard import TrainingStoppedError
 from mobile_sam.distill.train import TrainReport
@@ -78,6 +79,12 @@ def test_a_run_tells_how_it_goes_and_ends(cli, recipe, asked, tmp_path):
     ]
 
 
+def test_only_the_first_of_several_processes_tells_the_end(cli, recipe, asked, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    ended = cli("distill", "train", recipe("RECIPE = TrainConfig()"), "-o", tmp_path / "run")
+    assert (ended.exit_code, ended.out) == (0, "")
+
+
 def test_an_interrupted_run_says_so_and_ends_with_130(cli, recipe, asked, tmp_path):
     asked["ending"] = "interrupted"
     ended = cli("distill", "train", recipe("RECIPE = TrainConfig()"), "-o", tmp_path / "run")
@@ -114,7 +121,7 @@ def test_a_run_that_fails_ends_in_one_line_and_2(cli, recipe, asked, tmp_path, e
         ("RECIPE = TrainConfig()", ("--fraction", "2"), "fraction must be"),
         ("RECIPE = TrainConfig()", ("--variant", "a"), "has no variants"),
         ("RECIPE = TrainConfig()", ("--teacher", "none.pt"), "there is no checkpoint"),
-        ("RECIPE = TrainConfig()", ("--embeddings", "none"), "no embeddings in none"),
+        ("RECIPE = TrainConfig()", ("--embeddings", "none"), "no folder of embeddings at none"),
         ("RECIPE = TrainConfig()", (), "objective 'decoupled' needs a teacher"),
         ("RECIPE = TrainConfig(teacher='mobile_sam')", (), "data names no pictures"),
         ("RECIPE = TrainConfig(teacher='mobile_sam')", ("--data", "none.tar"), "none.tar"),
@@ -146,11 +153,13 @@ def test_a_file_cannot_be_the_folder(cli, recipe, tmp_path):
 
 
 def test_another_configuration_is_refused_and_the_difference_named(cli, recipe, tmp_path, examples):
+    teacher = tmp_path / "teacher.safetensors"
+    save_sam(build_sam_vit_t_1m(input_side=64), teacher, name="vit_t_1m")
     settings = (
-        "teacher='mobile_sam', num_held_out=1, num_workers=0, student='vit_t_1m', input_side=64, batch_size=1, "
-        "max_steps=1, tensorboard=False, device='cpu'"
+        "num_held_out=1, num_workers=0, student='vit_t_1m', input_side=64, batch_size=1, max_steps=1, "
+        "tensorboard=False, device='cpu'"
     )
-    path = recipe(f"RECIPE = TrainConfig({settings})")
+    path = recipe(f"RECIPE = TrainConfig(teacher={str(teacher)!r}, decoder_from={str(teacher)!r}, {settings})")
     command = ("distill", "train", path, "--out", tmp_path / "run", "--data", examples / "coffee.png")
     command += ("--data", examples / "rocket.jpg")
     trained = cli(*command)

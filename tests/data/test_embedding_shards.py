@@ -16,9 +16,9 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
+from mobile_sam.core.files import remove_abandoned
 from mobile_sam.data.embedding_format import EmbeddingPlan, record_path, tar_path
 from mobile_sam.data.embedding_shards import EmbeddingShards, EmbeddingShardWriter, TeacherRecord
-from mobile_sam.data.embedding_writer import remove_abandoned
 from mobile_sam.data.picture_set import SampleError
 from mobile_sam.data.records import Problem
 
@@ -306,6 +306,24 @@ def test_only_what_a_killed_process_left_is_removed(folder):
         writer.add("sa_2", features_of(3), (1, 1), (64, 64))
         (being_written,) = set(folder.glob(".mobile-sam-*")) - {abandoned, young}
         os.utime(being_written, (hour_ago, hour_ago))
-        remove_abandoned(folder)
+        remove_abandoned(folder, ".tar")
         assert being_written.exists()
     assert (abandoned.exists(), young.exists(), foreign.exists()) == (False, True, True)
+
+
+def test_a_disk_without_locks_will_do(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(file, how):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    PLAN.write(tmp_path)
+    with EmbeddingShardWriter.open(tmp_path, PLAN, 0) as writer:
+        writer.add("sa_1", features_of(0), (1, 1), (64, 64))
+    assert list(EmbeddingShards(tmp_path).keys) == ["sa_1"]
+    perhaps_being_written = tmp_path / ".mobile-sam-1.tar"
+    perhaps_being_written.write_bytes(b"half")
+    os.utime(perhaps_being_written, (0, 0))
+    remove_abandoned(tmp_path, ".tar")
+    assert perhaps_being_written.exists()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import tarfile
 
@@ -159,6 +160,25 @@ def test_a_finished_shard_that_was_cut_or_removed_since_is_written_again(pack, f
     (tmp_path / "out" / "pictures_000001.tar").unlink()
     pack(folder, shard_size=2)
     assert files_in(tmp_path / "out") == before
+
+
+def test_what_a_killed_run_left_half_written_goes(pack, folder, tmp_path):
+    pack(folder)
+    out = next(path.parent for path in tmp_path.rglob("pack.json"))
+    left = out / ".mobile-sam-1.tar"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    pack(folder)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("shard", [{"name": "pictures_000000.tar"}, 5, {"failures": [], "colour": 1}])
+def test_a_damaged_manifest_is_named(pack, folder, tmp_path, shard):
+    pack(folder)
+    (manifest,) = tmp_path.rglob("pack.json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "shards": [shard]}))
+    with pytest.raises(ValueError, match=r"pack\.json is damaged"):
+        pack(folder)
 
 
 def test_shards_made_otherwise_are_not_mixed_in(pack, folder, tmp_path, make_jpeg):

@@ -17,9 +17,13 @@ from mobile_sam.core.geometry import LongSideResize
 from mobile_sam.data.embedding_format import EmbeddingPlan
 from mobile_sam.data.embedding_shards import EmbeddingShardWriter, TeacherRecord
 from mobile_sam.data.picture_set import open_picture_set
+from mobile_sam.distill import train as loop
 from mobile_sam.distill.config import TrainConfig
+from mobile_sam.distill.processes import Processes
+from mobile_sam.distill.run_folder import RunFolder
 
 NUM_PICTURES = 10
+ALONE = Processes(0, 1, torch.device("cpu"))
 TEACHER_SIDE = 128
 
 
@@ -144,3 +148,17 @@ def write_recipe(tmp_path: Path) -> Callable[[TrainConfig], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def run_in() -> Iterator[Callable[..., Any]]:
+    """Make a run without starting it: (configuration, folder, processes, restart) -> run."""
+    owned = []
+
+    def make(config: TrainConfig, folder: Path, processes: Processes = ALONE, restart: bool = False) -> Any:
+        owned.append(RunFolder(folder, processes))
+        return loop._Run(config, owned[-1], processes, restart)
+
+    yield make
+    for own in owned:
+        own.close()

@@ -11,8 +11,9 @@ from PIL import Image
 from mobile_sam.data.embedding_shards import EmbeddingShards
 from mobile_sam.data.picture_set import open_picture_set
 from mobile_sam.distill.guard import TrainingStoppedError
+from mobile_sam.distill.run_data import split_data
 from mobile_sam.distill.run_log import read_log
-from mobile_sam.distill.train import split_data, train
+from mobile_sam.distill.train import train
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import torch
 from numpy.testing import assert_allclose
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mobile_sam.build_sam import sam_model_registry
 from mobile_sam.distill.batches import Batch, PromptTargets, normalised
@@ -47,3 +48,13 @@ def test_what_a_batch_lacks_it_lacks_after_the_move():
     batch = Batch(("a",), torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.tensor([[64, 64]]))
     moved = batch.to(torch.device("meta"))
     assert (moved.teacher_features, moved.prompts, moved.teacher_images, moved.teacher_input_hw) == (None,) * 4
+
+
+def test_all_of_a_batch_is_pinned_by_the_loader(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    prompts = PromptTargets(*(torch.zeros(1) for _ in range(5)))
+    batch = Batch(("a",), torch.zeros(1), torch.zeros(1), torch.zeros(1), prompts)
+    moved, errors = pin_memory((batch, [ValueError("a")]))
+    assert len(pinned) == 8
+    assert (moved.keys, moved.teacher_images, len(errors)) == (("a",), None, 1)

@@ -108,6 +108,22 @@ def test_the_earlier_one_is_taken_where_the_latest_is_damaged(folder, caplog, da
         folder.load_latest()
 
 
+@pytest.mark.parametrize("num_kept", [1, 2])
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_later_one(tmp_path, num_kept):
+    folder = CheckpointFolder(tmp_path, num_kept)
+    for step in (10, 20, 30):
+        folder.folder.joinpath(f"step-{step:08}.pt").write_bytes(b"damaged")
+    folder.save(5, state_of(5))  # of the run that goes on before them
+    assert names(folder) == ["step-00000005.pt"]
+    assert folder.load_latest()["step"] == 5
+
+
+def test_the_commit_is_that_of_the_code_that_was_started(monkeypatch):
+    before = code_version()
+    monkeypatch.setattr(checkpoints.subprocess, "run", lambda *_, **__: pytest.fail("asked git again"))
+    assert code_version() == before
+
+
 def test_a_checkpoint_of_another_format_is_not_taken(folder, monkeypatch, caplog):
     folder.save(1, state_of(1))
     monkeypatch.setattr(checkpoints, "FORMAT", 99)
@@ -155,7 +171,7 @@ def test_another_run_is_refused_and_what_differs_is_said(tmp_path, changes, fact
 
 OTHER_VALUES = {
     "num_workers": 5, "num_threads": 3, "device": "cpu", "log_every": 7, "checkpoint_every": 9, "keep_checkpoints": 4,
-    "tensorboard": False, "max_skipped": 0.5, "diverged_factor": 3.0,
+    "tensorboard": False, "max_skipped": 0.5, "diverged_factor": 3.0, "embedding_cache_gb": 0.5,
 }  # fmt: skip
 
 
@@ -182,7 +198,7 @@ def test_the_code_names_its_versions(monkeypatch):
         raise FileNotFoundError("git")
 
     monkeypatch.setattr(checkpoints.subprocess, "run", no_git)
-    assert set(code_version()) == {"mobile_sam", "torch"}
+    assert set(code_version.__wrapped__()) == {"mobile_sam", "torch"}
 
 
 def test_all_that_a_run_keeps_can_be_read_without_running_code(folder):

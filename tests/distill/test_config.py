@@ -11,12 +11,13 @@ from mobile_sam.distill.config import TrainConfig, parse_settings
 WRONG = {
     "data": "a.tar", "fraction": 1.5, "held_out": ["a.tar"], "num_held_out": 0, "num_workers": -1, "max_skipped": -0.1,
     "teacher": None, "embeddings": 3, "student": 5, "input_side": 100, "start_from": None, "decoder_from": 1,
-    "drop_path_rate": 1.0, "objective": "decopled", "trains": "neck", "mask_targets": "labels",
+    "match_channels": 0, "drop_path_rate": 1.0, "objective": "decopled", "trains": "neck", "mask_targets": "labels",
     "prompts_per_picture": 0, "num_clicks": -1, "box_rate": 1.01, "epochs": 0, "max_steps": -5, "batch_size": 0,
     "accumulate": 0, "lr": 0.0, "min_lr_factor": -0.01, "warmup_steps": -1, "weight_decay": -1, "betas": (0.9, 1.0),
     "clip_norm": math.inf, "encoder_lr_factor": 0, "layer_lr_decay": 1.1, "ema_decay": 1.0, "freeze_batchnorm": 1,
     "device": 0, "precision": "fp16", "channels_last": "yes", "compile": 0, "sync_batchnorm": None, "num_threads": -1,
-    "seed": -1, "log_every": 0, "checkpoint_every": 0, "keep_checkpoints": 0, "validate_every": 0, "patience": -1,
+    "embedding_cache_gb": -0.5, "seed": -1, "log_every": 0, "checkpoint_every": 0, "keep_checkpoints": 0,
+    "validate_every": 0, "patience": -1,
     "tensorboard": 1, "diverged_factor": 1.0,
 }  # fmt: skip
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from mobile_sam.distill import train as loop
 from mobile_sam.distill.processes import Processes
 from mobile_sam.distill.run_log import read_log
 from mobile_sam.distill.train import train
@@ -94,10 +93,10 @@ def test_a_killed_process_ends_the_run_which_goes_on_and_trains_as_one_process_d
         assert_allclose(ours[name], value, atol=2e-3, err_msg=name)
 
 
-def test_each_process_takes_its_own_share(config, tmp_path):
+def test_each_process_takes_its_own_share(config, tmp_path, run_in):
     keys = []
     for rank in (0, 1):
-        run = loop._Run(config, tmp_path / str(rank), Processes(rank, 1, torch.device("cpu")), restart=False)
+        run = run_in(config, tmp_path / str(rank), Processes(rank, 1, torch.device("cpu")))
         run.processes = Processes(rank, 2, torch.device("cpu"))
         batches = run._batches()
         keys.append([next(batches)[0].keys for _ in range(4)])  # two steps of two parts
@@ -107,8 +106,8 @@ def test_each_process_takes_its_own_share(config, tmp_path):
 
 
 @pytest.mark.parametrize(("num_processes", "accumulate"), [(3, 1), (2, 4)])
-def test_a_batch_that_cannot_be_shared_is_refused(tiny, tmp_path, num_processes, accumulate):
+def test_a_batch_that_cannot_be_shared_is_refused(tiny, tmp_path, run_in, num_processes, accumulate):
     config = tiny(batch_size=4, accumulate=accumulate)
     processes = Processes(0, num_processes, torch.device("cpu"))
     with pytest.raises(ValueError, match=rf"take a multiple of {num_processes * accumulate}"):
-        loop._Run(config, tmp_path, processes, restart=False)
+        run_in(config, tmp_path, processes)

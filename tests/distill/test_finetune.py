@@ -21,7 +21,10 @@ from mobile_sam.distill.before_after import Comparison, dataset_of, warnings_of
 from mobile_sam.distill.config import TrainConfig
 from mobile_sam.distill.finetune import FINE_TUNING, fine_tuning_config, finetune
 from mobile_sam.distill.frozen_encoder import FrozenEncoder
+from mobile_sam.distill.models import make_student
 from mobile_sam.distill.train import TrainReport
+from mobile_sam.distill.validation import Validator
+from mobile_sam.engines.pytorch import TorchEngine
 from mobile_sam.evaluate.models import ModelSpec, make_models
 from mobile_sam.evaluate.presets import prompts_protocols
 from mobile_sam.evaluate.validate import evaluate_prompts
@@ -51,7 +54,8 @@ def make_config(own, teacher_file):
 
     def make(**changes) -> TrainConfig:
         train, val = own
-        return fine_tuning_config([train], [val], start_from=str(teacher_file), settings={**SETTINGS, **changes})
+        start_from = changes.pop("start_from", str(teacher_file))
+        return fine_tuning_config([train], [val], start_from=start_from, settings={**SETTINGS, **changes})
 
     return make
 
@@ -194,6 +198,13 @@ def test_a_warning_says_what_was_lost_and_what_to_do(row, words):
         assert "lower lr" in warnings[0]
 
 
+@pytest.mark.parametrize(("differences", "is_warned"), [((-0.002, -0.001), True), ((-0.002, 0.01), False)])
+def test_a_warning_says_that_the_evaluator_found_no_gain(differences, is_warned):
+    rows = [comparison(), *(comparison(pictures="validation", difference=each) for each in differences)]
+    warnings = warnings_of(TrainReport(Path(), 9, 9, (0.7, 3), 0, "finished"), rows)
+    assert any("nothing improved" in warning for warning in warnings) == is_warned
+
+
 def test_a_warning_says_that_general_pictures_were_not_measured():
     warnings = warnings_of(TrainReport(Path(), 9, 9, (0.7, 3), 0, "finished"), [comparison(pictures="validation")])
     assert [warning for warning in warnings if "--general" in warning]
@@ -299,4 +310,14 @@ def test_a_frozen_encoder_answers_the_same_whether_it_remembers_or_not(max_gb, n
     first, second = (encoder(["a", "b", "c"], images) for _ in range(2))
     assert torch.equal(first, second)
     torch.testing.assert_close(first, images[:, :, ::2, ::2] / 3, atol=1e-3, rtol=0)
+    assert len(calls) == num_calls
+
+
+@pytest.mark.parametrize(("cache_gb", "num_calls"), [(1.0, 3), (0.0, 6)])
+def test_held_out_pictures_are_encoded_once_where_the_encoder_stays(make_config, own, monkeypatch, cache_gb, num_calls):
+    config = make_config(embedding_cache_gb=cache_gb)
+    validator, calls, encode = Validator(config, open_picture_set(own[1]), None), [], TorchEngine.encode
+    monkeypatch.setattr(TorchEngine, "encode", lambda engine, images: calls.append(images) or encode(engine, images))
+    student = make_student(config)
+    assert validator.measure(student) == validator.measure(student)
     assert len(calls) == num_calls

@@ -95,7 +95,14 @@ def test_too_large_a_share_stops_and_says_of_what(tmp_path):
         skipped.check(num_used=89)
     assert "8 x corrupt picture, 2 x missing embedding" in str(raised.value)
     assert "max_skipped=0.1" in str(raised.value)
-    assert "skipped.jsonl" in str(raised.value)
+    assert "skipped-*.jsonl" in str(raised.value)
+
+
+def test_a_process_without_skipped_pictures_stops_with_the_others(tmp_path):
+    skipped = SkippedPictures(tmp_path / "skipped.jsonl", 0.1)
+    skipped.check(num_used=90, num_skipped=10)
+    with pytest.raises(TrainingStoppedError, match=r"11 pictures cannot be used \(in other processes\)"):
+        skipped.check(num_used=90, num_skipped=11)
 
 
 def test_a_few_at_the_beginning_do_not_stop(tmp_path):

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose
 from mobile_sam.build_sam import sam_model_registry
 from mobile_sam.distill.config import TrainConfig
 from mobile_sam.distill.optimizer import MovingAverage, choose_trained, lr_at, make_optimizer, set_lr
+from mobile_sam.modeling import ImageEncoderViT
 
 
 @pytest.fixture
@@ -62,6 +63,14 @@ def groups_by_name(student, config):
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     optimizer = make_optimizer(student, config)
     return {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}, optimizer
+
+
+def test_a_vits_tables_of_positions_do_not_decay(student):
+    student.image_encoder = ImageEncoderViT(img_size=64, embed_dim=8, depth=1, num_heads=1, use_rel_pos=True)
+    groups, _ = groups_by_name(student, TrainConfig(weight_decay=0.25))
+    tables = [name for name in groups if "pos" in name]
+    assert len(tables) == 3
+    assert all(groups[name]["weight_decay"] == 0 for name in tables)
 
 
 def test_only_matrices_and_kernels_decay(student):

@@ -4,23 +4,28 @@ import errno
 import json
 import logging
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from PIL import Image
 
 from mobile_sam import SamPredictor
-from mobile_sam.build_sam import sam_from_checkpoint
+from mobile_sam.build_sam import sam_from_checkpoint, save_sam
 from mobile_sam.core.weights import read_metadata
 from mobile_sam.data.picture_set import open_picture_set
-from mobile_sam.distill import checkpoints, processes
+from mobile_sam.distill import checkpoints
 from mobile_sam.distill import train as loop
+from mobile_sam.distill.checkpoints import CheckpointFolder
 from mobile_sam.distill.config import TrainConfig
 from mobile_sam.distill.distiller import Distiller
 from mobile_sam.distill.guard import TrainingStoppedError
+from mobile_sam.distill.processes import Processes
+from mobile_sam.distill.run_data import split_data
 from mobile_sam.distill.run_log import read_log
-from mobile_sam.distill.train import split_data, train
+from mobile_sam.distill.train import train
 from mobile_sam.distill.validation import Validator
 
 ANSWERS = ("val/miou", "val/iou_error")
@@ -55,9 +60,12 @@ def test_the_loss_falls_and_so_does_the_error_on_pictures_it_was_trained_on(trai
     assert last["val/mse"] < 0.7 * first["val/mse"]
 
 
-def test_one_step_is_adamw_on_the_mean_of_the_batch(tiny, tmp_path):
-    config = tiny(max_steps=1, batch_size=4, clip_norm=0.0, min_lr_factor=1.0, ema_decay=0.0, weight_decay=0.1)
-    run = loop._Run(config, tmp_path, processes.Processes(0, 1, torch.device("cpu")), restart=False)
+def test_one_step_is_adamw_on_the_mean_of_the_batch(tiny, tmp_path, run_in):
+    config = tiny(
+        max_steps=1, batch_size=4, clip_norm=0.0, min_lr_factor=1.0, ema_decay=0.0, weight_decay=0.1,
+        match_channels=False,
+    )  # fmt: skip
+    run = run_in(config, tmp_path)
     before = {name: value.clone() for name, value in run.student.named_parameters()}
     batch, _ = next(run._batches())
     run.distiller(batch)["loss"].backward()
@@ -148,9 +156,8 @@ def test_frozen_batchnorm_keeps_its_statistics(train_until):
     assert not any(value.any() for value in means)
 
 
-def gradients_of(config, folder, num_parts):
+def gradients_of(run, num_parts):
     """Gradients of the first step, of the batch in so many parts."""
-    run = loop._Run(config, folder, processes.Processes(0, 1, torch.device("cpu")), restart=True)
     batches = run._batches()
     for _ in range(num_parts):
         batch, _ = next(batches)
@@ -160,10 +167,10 @@ def gradients_of(config, folder, num_parts):
 
 
 @pytest.mark.parametrize("objective", ["decoupled", "coupled", "prompted"])
-def test_accumulated_gradients_are_those_of_the_undivided_batch(tiny, tmp_path, objective):
+def test_accumulated_gradients_are_those_of_the_undivided_batch(tiny, tmp_path, run_in, objective):
     settings = {"max_steps": 1, "batch_size": 4, "freeze_batchnorm": True, "objective": objective, "box_rate": 0.0}
-    whole = gradients_of(tiny(**settings), tmp_path, 1)
-    parts = gradients_of(tiny(accumulate=2, **settings), tmp_path, 2)
+    whole = gradients_of(run_in(tiny(**settings), tmp_path / "whole"), 1)
+    parts = gradients_of(run_in(tiny(accumulate=2, **settings), tmp_path / "parts"), 2)
     assert whole.keys() == parts.keys()
     largest = max(float(gradient.abs().max()) for gradient in whole.values())
     for name, gradient in whole.items():
@@ -285,7 +292,7 @@ def test_the_folder_holds_the_whole_story(train_until):
     assert code["torch"] == torch.__version__
     assert set(facts) >= {"data", "held out", "teacher"}
     assert {path.name for path in report.folder.iterdir()} == {
-        "best.safetensors", "student.safetensors", "log.jsonl", "config.json", "checkpoints",
+        "best.safetensors", "student.safetensors", "log.jsonl", "config.json", "checkpoints", ".lock",
     }  # fmt: skip
 
 
@@ -298,8 +305,81 @@ def test_held_out_pictures_are_not_trained_on(tiny, pictures):
     training, held_out = split_data(tiny(num_held_out=3))
     assert (len(training), len(held_out)) == (7, 3)
     assert not set(training.keys) & set(held_out.keys)
-    training, held_out = split_data(tiny(num_held_out=3, held_out=(str(pictures),)))
+
+
+def test_pictures_named_for_validation_are_drawn_from_and_told_of_if_trained_on(tiny, tmp_path, pictures, caplog):
+    for number in range(6):
+        Image.new("RGB", (8 + number, 8)).save(tmp_path / f"other{number}.png")
+    training, held_out = split_data(tiny(num_held_out=3, held_out=(str(tmp_path),)))
     assert (len(training), len(held_out)) == (10, 3)
+    _, others = split_data(tiny(num_held_out=3, held_out=(str(tmp_path),), seed=1))
+    assert set(others.keys) != set(held_out.keys)
+    (tmp_path / "0.png").write_bytes((pictures / "0.png").read_bytes())
+    split_data(tiny(held_out=(str(tmp_path),)))
+    assert "1 of the 7 pictures to validate on are also trained on, such as 0" in caplog.text
+
+
+def test_another_process_may_not_train_in_the_same_folder(tiny, tmp_path, run_in):
+    run_in(tiny(), tmp_path)
+    with pytest.raises(ValueError, match=r"another process trains in .*; wait for it, or name another folder"):
+        train(tiny(), tmp_path)
+
+
+def test_restart_takes_away_what_a_run_wrote_and_nothing_else(tiny, tmp_path):
+    train(tiny(), tmp_path)
+    own = {"mine.safetensors": tmp_path, "sam_vit_h_4b8939.pth": tmp_path / "checkpoints"}
+    for name, folder in own.items():
+        (folder / name).write_text("mine")
+    seen = []
+    train(tiny(), tmp_path, restart=True, tell=lambda step, *_: seen.append(step))
+    assert seen[0] == 0
+    assert all((folder / name).read_text() == "mine" for name, folder in own.items())
+
+
+def test_a_configuration_of_something_else_is_not_written_over(tiny, tmp_path):
+    (tmp_path / "config.json").write_text('{"model": "llama"}')
+    with pytest.raises(ValueError, match=r"config.json is not of a training run, and would be written over"):
+        train(tiny(), tmp_path, restart=True)
+    assert (tmp_path / "config.json").read_text() == '{"model": "llama"}'
+
+
+def test_embeddings_of_other_pictures_are_told_at_the_start(tiny, tmp_path):
+    for number in range(4):
+        Image.new("RGB", (8, 8 + number)).save(tmp_path / f"other{number}.png")
+    words = "3 of 3 pictures that were looked up have no embedding, such as other.; embed the same sources"
+    with pytest.raises(ValueError, match=words):
+        train(tiny(data=(str(tmp_path),)), tmp_path / "run")
+
+
+def test_a_run_goes_on_where_its_pictures_have_moved(tiny, tmp_path, pictures, embeddings):
+    train(tiny(max_steps=4), tmp_path / "run")
+    shutil.copytree(pictures, tmp_path / "moved")
+    shutil.copytree(embeddings, tmp_path / "moved embeddings")
+    changes = {"data": (str(tmp_path / "moved"),), "embeddings": str(tmp_path / "moved embeddings")}
+    assert train(tiny(max_steps=4, **changes), tmp_path / "run").num_steps == 4
+
+
+@pytest.mark.parametrize("name", ["start_from", "decoder_from"])
+def test_a_run_does_not_go_on_from_another_checkpoint_of_the_same_name(tiny, tmp_path, teacher_file, name):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(teacher_file.read_bytes())
+    changes = {name: str(path), "input_side": 128}
+    train(tiny(**changes), tmp_path / "run")
+    sam = sam_from_checkpoint(path)
+    sam.mask_decoder.iou_token.weight.data += 1
+    save_sam(sam, path, name="vit_t_1m")
+    with pytest.raises(ValueError, match=f"other settings than asked for now.*{name}: "):
+        train(tiny(**changes), tmp_path / "run")
+
+
+def test_processes_that_found_different_checkpoints_say_so(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(Processes, "mean", lambda self, values: [value / 2 for value in values])  # one of two has none
+    run = loop._Run.__new__(loop._Run)
+    run.processes, run.folder = Processes(0, 2, torch.device("cpu")), tmp_path
+    run.checkpoints = CheckpointFolder(tmp_path, 1)
+    run.checkpoints.save(4, {})
+    with pytest.raises(ValueError, match="must be on a disk that all machines see"):
+        run._restore()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -53,11 +54,15 @@ def train(
     }  # fmt: skip
     changes = {name: value for name, value in flags.items() if value is not None} | parse_settings(set_ or [])
     config = load_recipe(recipe, variant).with_values(changes)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    level = logging.INFO if is_first else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     report = run_training(config, out, restart=restart, tell=Teller())
     if report.ending == "interrupted":
         print(f"stopped after step {report.num_steps}; the same command goes on there", file=sys.stderr)
         raise typer.Exit(INTERRUPTED)
+    if not is_first:
+        return
     miou, step = report.best
     print(f"{report.ending} after {report.num_steps} steps; best mIoU {miou:.4f} after step {step}")
     if report.num_skipped:

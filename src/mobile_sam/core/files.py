@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+_YOUNG_S = 10.0  # a file is locked by then
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a disk without them, such as Lustre as often mounted
 
 
 @contextmanager
@@ -61,6 +67,37 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"cannot write {os.fspath(path)}: it is no regular file and would be replaced; name a file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"cannot write {os.fspath(path)}: no permission to create files in {folder}")
+
+
+def lock_file(file: IO[bytes]) -> bool:
+    """Lock a file until it is closed; whether the disk can do that, which some in a network cannot.
+
+    Raises:
+        OSError: another process has locked it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows, where an open file cannot be removed anyway
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def remove_abandoned(folder: Path, suffix: str) -> None:
+    """Remove what killed processes had written through `atomic_path`; living ones must hold `lock_file` on theirs."""
+    for path in folder.glob(f".mobile-sam-*{suffix}"):
+        try:
+            if time.time() - path.stat().st_mtime > _YOUNG_S:
+                with open(path, "r+b") as file:
+                    if lock_file(file):
+                        path.unlink()
+        except OSError:
+            continue  # another process was quicker, or is writing it
 
 
 @contextmanager

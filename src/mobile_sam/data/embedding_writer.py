@@ -7,7 +7,6 @@ import io
 import json
 import os
 import tarfile
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from mobile_sam.core.files import atomic_path
+from mobile_sam.core.files import atomic_path, lock_file
 from mobile_sam.data.embedding_format import (
     EmbeddingPlan,
     ShardRecord,
@@ -28,7 +27,6 @@ from mobile_sam.data.embedding_format import (
 from mobile_sam.data.records import Problem
 
 _BLOCK = 512  # bytes, of which tar files consist
-_YOUNG_S = 10.0  # a file is locked by then
 
 
 class EmbeddingShardWriter:
@@ -62,7 +60,7 @@ class EmbeddingShardWriter:
         """
         record_path(folder, shard).unlink(missing_ok=True)
         with atomic_path(tar_path(folder, shard)) as temporary, open(temporary, "xb", buffering=1 << 20) as file:
-            _lock(file)
+            lock_file(file)
             hashing = _Hashing(file)
             with tarfile.open(fileobj=hashing, mode="w", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
                 writer = cls(tar, plan.teacher)
@@ -141,29 +139,3 @@ class _Hashing:
         self.sha256.update(block)
         self.num_bytes += len(block)
         return self._file.write(block)
-
-
-def remove_abandoned(folder: Path) -> None:
-    """Remove what a process that was killed had written of a shard; those of living ones are locked."""
-    for path in folder.glob(".mobile-sam-*.tar"):
-        try:
-            if time.time() - path.stat().st_mtime > _YOUNG_S:
-                with open(path, "r+b") as file:
-                    if _lock(file):
-                        path.unlink()
-        except OSError:
-            continue  # another process was quicker, or is writing it
-
-
-def _lock(file: IO[bytes]) -> bool:
-    """Lock a file until it is closed, if the system and the disk can do that.
-
-    Raises:
-        OSError: another process has locked it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows, where an open file cannot be removed anyway
-        return True
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True

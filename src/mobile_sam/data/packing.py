@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.core.errors import MissingDependencyError
-from mobile_sam.core.files import atomic_path
+from mobile_sam.core.files import atomic_path, lock_file, remove_abandoned
 from mobile_sam.core.masks import decode_rle, encode_rle, rle_area
 from mobile_sam.data.json_values import parse_json
 from mobile_sam.data.picture_set import SampleError
@@ -87,6 +87,7 @@ class Packing:
         self.options = options
         self._description = {"form": _FORM, "pictures_sha256": pictures.fingerprint, **asdict(options)}
         folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder, ".tar")
         self.finished = {shard.name: shard for shard in self._read_manifest()}
 
     @property
@@ -110,6 +111,7 @@ class Packing:
         last = min(first + self.options.shard_size, len(self.pictures))
         failures: list[tuple[str, str, str]] = []
         with atomic_path(self.folder / name) as temporary, open(temporary, "wb") as file:
+            lock_file(file)
             with self._make_writer(file) as writer:
                 for index in range(first, last):
                     error = self._write_picture(writer, index)
@@ -165,7 +167,12 @@ class Packing:
             raise ValueError(
                 f"{self.folder} holds shards that were made otherwise: {'; '.join(differences)}; name another folder"
             )
-        listed = [PackedShard(**{**shard, "failures": tuple(map(tuple, shard["failures"]))}) for shard in shards]
+        try:
+            listed = [PackedShard(**{**shard, "failures": tuple(map(tuple, shard["failures"]))}) for shard in shards]
+        except (LookupError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged ({type(error).__name__}: {error}); name another folder, or delete this one's shards"
+            ) from error
         return [shard for shard in listed if _size_bytes(self.folder / shard.name) == shard.size_bytes]
 
     def _write_manifest(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +37,10 @@ class PromptTargets:
         points_xy, boxes_xyxy = self.points_xy.to(device), self.boxes_xyxy.to(device)
         return PromptTargets(points_xy, boxes_xyxy, masks, self.is_present.to(device), self.seeds)
 
+    def pin_memory(self) -> PromptTargets:
+        """Bring all tensors to memory that a GPU reads by itself; torch's loader asks for it by this name."""
+        return replace(self, **_pinned(vars(self)))
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -66,6 +72,15 @@ class Batch:
         tensors = {name: getattr(self, name) for name in names}
         moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items() if value is not None}
         return replace(self, **moved, prompts=None if self.prompts is None else self.prompts.to(device))
+
+    def pin_memory(self) -> Batch:
+        """Bring all tensors to memory that a GPU reads by itself; torch's loader asks for it by this name."""
+        prompts = None if self.prompts is None else self.prompts.pin_memory()
+        return replace(self, **_pinned(vars(self)), prompts=prompts)
+
+
+def _pinned(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.pin_memory() for name, value in values.items() if isinstance(value, Tensor)}
 
 
 def normalised(images: Tensor, input_hw: Tensor, mean: Tensor, std: Tensor) -> Tensor:

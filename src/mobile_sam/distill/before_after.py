@@ -157,6 +157,12 @@ def warnings_of(training: TrainReport, comparisons: Sequence[Comparison]) -> lis
             f"nothing was better on the validation pictures than the weights before training: {BEST_FILE} holds these; "
             "take a lower lr, or more pictures"
         )
+    on_validation = [row.difference for row in comparisons if row.pictures == "validation"]
+    if training.best[1] > 0 and on_validation and max(on_validation) <= 0:
+        warnings.append(
+            "by all objects of the validation pictures nothing improved, though it seemed so in training, which asks "
+            "for prompts_per_picture of each: take more of them, or more pictures to validate on"
+        )
     for row in comparisons:
         where = f"{row.pictures} pictures, {row.protocol}"
         if row.pictures == "general" and row.difference < -MAX_LOSS:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import re
 import subprocess
 import zipfile
@@ -21,9 +23,11 @@ FORMAT = 1
 
 MAY_CHANGE = (
     "num_workers", "num_threads", "device", "log_every", "checkpoint_every", "keep_checkpoints", "tensorboard",
-    "max_skipped", "diverged_factor", "embedding_cache_gb",
+    "max_skipped", "diverged_factor", "embedding_cache_gb", "data", "held_out", "embeddings", "teacher", "start_from",
+    "decoder_from",
 )  # fmt: skip
-"""Settings that a run may go on with another value of, since they change nothing of what is computed."""
+"""Settings that a run may go on with another value of: they change nothing of what is computed, or name files and
+folders whose contents are compared instead."""
 
 
 class CheckpointFolder:
@@ -45,7 +49,9 @@ class CheckpointFolder:
         return sorted(found, key=lambda path: int(path.stem.partition("-")[2]), reverse=True)
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write what a run needs to go on after `step` steps; older checkpoints go when it is there.
+        """Write what a run needs to go on after `step` steps; older checkpoints go when it is on the disk.
+
+        Those of later steps go, too: a run that goes on before one of them could not read it.
 
         Raises:
             OSError: it cannot be written; the older ones are untouched.
@@ -54,10 +60,12 @@ class CheckpointFolder:
         try:
             with atomic_path(path) as partial:
                 torch.save({"format": FORMAT, "step": step, **state}, partial)
+                _bring_to_disk(partial)
         except RuntimeError as error:  # torch's own writer hides what the system said, such as a full disk
             raise OSError(f"cannot write {path}: {str(error).partition(chr(10))[0]}; is the disk full?") from error
-        for old in self.paths()[self.num_kept :]:
-            old.unlink(missing_ok=True)
+        paths = self.paths()
+        for other in {*paths} - {*paths[paths.index(path) :][: self.num_kept]}:
+            other.unlink(missing_ok=True)
         return path
 
     def load_latest(self) -> dict[str, Any] | None:
@@ -79,6 +87,12 @@ class CheckpointFolder:
         if paths:
             raise ValueError(f"none of the {len(paths)} checkpoints in {self.folder} can be read; begin with --restart")
         return None
+
+
+def _bring_to_disk(path: Path) -> None:
+    """Wait until a file is on the disk, so that not even a crash of the machine leaves an empty one of its name."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _check_sums(path: Path) -> None:
@@ -131,8 +145,12 @@ def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+@functools.cache
 def code_version() -> dict[str, str]:
-    """Name the code that runs: the package's version, torch's, and the git commit where it runs from a clone."""
+    """Name the code that runs: the package's version, torch's, and the git commit where it runs from a clone.
+
+    The commit is that of the first call: what is committed later is not what runs.
+    """
     version = {"mobile_sam": __version__, "torch": str(torch.__version__)}
     here = Path(__file__).resolve().parent
     try:

@@ -32,6 +32,7 @@ class TrainConfig:
     # data
     data: tuple[str, ...] = setting((), "tar shards, patterns, folders or COCO files with the pictures")
     fraction: float = setting(1.0, "share of the pictures to train on, in (0, 1]; whole shards first")
+    data_seed: int = setting(0, "of the choice of that share; as --seed of `distill embed`")
     held_out: tuple[str, ...] = setting((), "pictures to validate on; () takes num_held_out from data")
     num_held_out: int = setting(16, "pictures to validate on, at least 1")
     num_workers: int = setting(2, "processes that read pictures; 0 reads in the loop")
@@ -106,7 +107,16 @@ class TrainConfig:
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
         _require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers in [0, 1)")
         _require(self.diverged_factor > 1, "diverged_factor", self.diverged_factor, "above 1")
-        for name in ("num_workers", "max_steps", "warmup_steps", "num_clicks", "patience", "num_threads", "seed"):
+        for name in (
+            "num_workers",
+            "max_steps",
+            "warmup_steps",
+            "num_clicks",
+            "patience",
+            "num_threads",
+            "seed",
+            "data_seed",
+        ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in _AT_LEAST_ONE:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")

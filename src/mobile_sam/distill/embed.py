@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mobile_sam.core.files import remove_abandoned
 from mobile_sam.data.embedding_format import MANIFEST_JSON, EmbeddingPlan, ShardRecord, shard_name
 from mobile_sam.data.embedding_shards import StoredEmbedding, read_finished
-from mobile_sam.data.embedding_writer import EmbeddingShardWriter, remove_abandoned
+from mobile_sam.data.embedding_writer import EmbeddingShardWriter
 from mobile_sam.data.picture_set import PictureSet, SampleError
 from mobile_sam.data.records import Problem
 from mobile_sam.distill.guard import MIN_SKIPPED
+from mobile_sam.distill.processes import told_of_dead_readers
 from mobile_sam.distill.read_ahead import ResizedPicture, read_ahead
 from mobile_sam.distill.teacher import Teacher
 
@@ -110,19 +112,20 @@ def embed(
 
     Raises:
         ValueError: the folder is of another teacher or of other pictures, or too many pictures cannot be used.
-        OSError: the disk is full, or would be.
+        OSError: the disk is full, or would be; or a process that reads was killed.
     """
     options = options or EmbedOptions()
     out = Path(out)
     plan = EmbeddingPlan(teacher.record, pictures.name, pictures.fingerprint, len(pictures), shard_size)
     _claim(out, plan)
-    remove_abandoned(out)
+    remove_abandoned(out, ".tar")
     index, count = options.part
     shards = range(index, plan.num_shards, count)
     kept = _finished(out, plan, pictures, shards, options)
     job = _Job(pictures, teacher, out, plan, shards, kept, options)
     job.announce()
-    return job.run()
+    with told_of_dead_readers("Finished shards stay: run the same command again, with fewer --workers"):
+        return job.run()
 
 
 def part_from_environment() -> tuple[int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from mobile_sam.build_sam import identify_checkpoint, sam_from_checkpoint
 from mobile_sam.data.file_pictures import key_of
 from mobile_sam.data.picture_set import PictureSet, SampleError, open_picture_set
 from mobile_sam.data.records import Dataset
-from mobile_sam.data.stored_pictures import StoredPictures
 from mobile_sam.distill.before_after import BeforeAfter, compare_before_and_after, general_dataset
 from mobile_sam.distill.config import TrainConfig
 from mobile_sam.distill.prompt_targets import make_prompt_targets
-from mobile_sam.distill.train import Tell, TrainReport, split_data, train
+from mobile_sam.distill.run_data import keys_and_sizes, shared_keys, split_data
+from mobile_sam.distill.train import Tell, TrainReport, train
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +106,16 @@ def fine_tuning_config(
         {"data": tuple(map(str, data)), "held_out": tuple(map(str, val))}
     )
 
-    pictures = open_picture_set(config.data, fraction=config.fraction, seed=config.seed)
+    pictures = open_picture_set(config.data, fraction=config.fraction, seed=config.data_seed)
     if val:
         held_out = open_picture_set(config.held_out)
-        _refuse_shared(pictures, held_out)
+        shared = shared_keys(pictures, held_out)
+        if shared:
+            raise ValueError(
+                f"{len(shared)} of the {len(held_out)} pictures of {held_out.name} are also trained on, such as "
+                f"{', '.join(shared[:3])}; validation would say nothing: take them out of one of the two, or leave "
+                "--val out to hold a part of the data out"
+            )
     else:
         held_out = pictures
         config = replace(config, num_held_out=_num_held_out(pictures, config.num_held_out))
@@ -194,22 +200,10 @@ def _num_held_out(pictures: PictureSet, at_most: int) -> int:
     return min(at_most, max(1, round(HELD_OUT_SHARE * len(pictures))))
 
 
-def _refuse_shared(pictures: PictureSet, held_out: PictureSet) -> None:
-    """See that no picture is in both sets, by key and size of its file; another file of the same key is another."""
-    trained_on = set(_keys_and_sizes(pictures))
-    shared = [key for key, size_bytes in _keys_and_sizes(held_out) if (key, size_bytes) in trained_on]
-    if shared:
-        raise ValueError(
-            f"{len(shared)} of the {len(held_out)} pictures of {held_out.name} are also trained on, such as "
-            f"{', '.join(shared[:3])}; validation would say nothing: take them out of one of the two, or leave --val "
-            "out to hold a part of the data out"
-        )
-
-
 def _warn_of_trained(general: Dataset, config: TrainConfig) -> None:
     """Say which general pictures are trained on, by name and size of their files."""
-    pictures = open_picture_set(config.data, fraction=config.fraction, seed=config.seed)
-    trained_on = {(key.rpartition("/")[2], size_bytes) for key, size_bytes in _keys_and_sizes(pictures)}
+    pictures = open_picture_set(config.data, fraction=config.fraction, seed=config.data_seed)
+    trained_on = {(key.rpartition("/")[2], size_bytes) for key, size_bytes in keys_and_sizes(pictures)}
     paths = [picture.path for picture in general.pictures if picture.path.exists()]
     shared = [path for path in paths if (key_of(path.name, Path()), path.stat().st_size) in trained_on]
     if shared:
@@ -219,11 +213,6 @@ def _warn_of_trained(general: Dataset, config: TrainConfig) -> None:
             len(general.pictures),
             shared[0],
         )
-
-
-def _keys_and_sizes(pictures: PictureSet) -> Iterable[tuple[str, int]]:
-    assert isinstance(pictures, StoredPictures)
-    return zip(pictures.keys, pictures.sizes_bytes.tolist(), strict=True)
 
 
 def _require_annotations(pictures: PictureSet, config: TrainConfig) -> None:

@@ -99,16 +99,22 @@ class SkippedPictures:
                 line = {"step": step, "key": error.key, "kind": error.kind, "message": error.message}
                 file.write(json.dumps(line) + "\n")
 
-    def check(self, num_used: int) -> None:
+    def check(self, num_used: int, num_skipped: int | None = None) -> None:
         """Compare with the number of pictures that were used.
+
+        Args:
+            num_used: pictures.
+            num_skipped: by all processes, where `num_used` is that of all, so that all come to the same decision; None
+                for those of this process.
 
         Raises:
             TrainingStoppedError: too many were skipped.
         """
-        share = self.num_skipped / max(num_used + self.num_skipped, 1)
-        if self.num_skipped > MIN_SKIPPED and share > self.max_share:
+        num_skipped = self.num_skipped if num_skipped is None else num_skipped
+        share = num_skipped / max(num_used + num_skipped, 1)
+        if num_skipped > MIN_SKIPPED and share > self.max_share:
             kinds = ", ".join(f"{count} x {kind}" for kind, count in self.by_kind.most_common())
             raise TrainingStoppedError(
-                f"{self.num_skipped} pictures cannot be used ({kinds}), {share:.1%} of those read, more than "
-                f"max_skipped={self.max_share:g}; see {self.path}"
+                f"{num_skipped} pictures cannot be used ({kinds or 'in other processes'}), {share:.1%} of those read, "
+                f"more than max_skipped={self.max_share:g}; see {self.path.parent}/skipped-*.jsonl"
             )

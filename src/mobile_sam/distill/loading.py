@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mobile_sam.core.geometry import LongSideResize
-from mobile_sam.data.embedding_shards import EmbeddingShards
+from mobile_sam.data.embedding_shards import EmbeddingShards, StoredEmbedding
 from mobile_sam.data.order import EpochOrder
 from mobile_sam.data.picture_set import PictureSample, PictureSet, SampleError
 from mobile_sam.distill.batches import Batch
@@ -100,14 +100,7 @@ class Samples(Dataset["Item | NoPictureError"]):
         config = self.config
         has_annotations = config.draws_prompts and config.mask_targets == "annotations"
         sample = self.pictures.read(index, with_instances=has_annotations)
-        features = None if self.embeddings is None else self.embeddings.read(sample.key)
-        if features is not None and features.image_hw != sample.image.shape[:2]:
-            raise SampleError(
-                sample.key,
-                "embedding of another picture",
-                f"the embedding is of a picture of {features.image_hw}, this one is {sample.image.shape[:2]} (H, W); "
-                "embed these pictures again",
-            )
+        features = None if self.embeddings is None else embedding_of(sample, self.embeddings)
         image, input_hw = padded_square(sample, config.input_side)
         return Item(
             key=sample.key,
@@ -117,6 +110,23 @@ class Samples(Dataset["Item | NoPictureError"]):
             prompts=make_prompt_targets(config, sample, epoch) if config.draws_prompts else None,
             teacher_image=None if self.teacher_side is None else padded_square(sample, self.teacher_side),
         )
+
+
+def embedding_of(sample: PictureSample, embeddings: EmbeddingShards) -> StoredEmbedding:
+    """Read what a teacher said of a picture.
+
+    Raises:
+        SampleError: there is no embedding, it is damaged, or it is of a picture of another size.
+    """
+    stored = embeddings.read(sample.key)
+    if stored.image_hw != sample.image.shape[:2]:
+        raise SampleError(
+            sample.key,
+            "embedding of another picture",
+            f"the embedding is of a picture of {stored.image_hw}, this one is {sample.image.shape[:2]} (H, W); embed "
+            "these pictures again",
+        )
+    return stored
 
 
 def padded_square(sample: PictureSample, side: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
@@ -190,7 +200,6 @@ def load_batches(
 
     Raises:
         NoPictureError: too many pictures in a row cannot be used.
-        OSError: one of the processes was killed.
     """
     config = samples.config
     loader: DataLoader[Any] = DataLoader(
@@ -204,15 +213,7 @@ def load_batches(
         worker_init_fn=leave_signals_to_the_parent,
         generator=torch.Generator().manual_seed(config.seed),  # else it draws from the one that a checkpoint keeps
     )
-    try:
-        for made in loader:
-            if isinstance(made, NoPictureError):
-                raise made
-            yield made
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise OSError(
-            f"a process that reads pictures has died ({str(error).partition('.')[0]}); was memory or shared memory "
-            "full? The same command goes on from the last checkpoint, with --set num_workers=0 without such processes"
-        ) from error
+    for made in loader:
+        if isinstance(made, NoPictureError):
+            raise made
+        yield made

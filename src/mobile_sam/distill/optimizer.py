@@ -16,6 +16,7 @@ from mobile_sam.modeling.sam import Sam
 from mobile_sam.modeling.tiny_vit_sam import TinyViT, layer_lr_scales
 
 MAX_WARMUP_SHARE = 0.1  # of a run
+TABLES = ("attention_biases", "pos_embed", "rel_pos_h", "rel_pos_w")  # learnt values by place, of TinyViT and of ViT
 
 
 def choose_trained(student: Sam, parts: str) -> None:
@@ -36,7 +37,7 @@ def make_optimizer(student: Sam, config: TrainConfig) -> torch.optim.AdamW:
     """Make AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) over what is trained.
 
     Each group has an `lr_factor`, which `set_lr` multiplies the schedule with. Decayed are matrices and kernels;
-    biases, normalisations, tokens and the tables of attention biases are not.
+    biases, normalisations, tokens, and tables of positions or attention biases are not.
     """
     encoder_scales = (
         layer_lr_scales(student.image_encoder, config.layer_lr_decay)
@@ -49,7 +50,7 @@ def make_optimizer(student: Sam, config: TrainConfig) -> torch.optim.AdamW:
             continue
         part, _, rest = name.partition(".")
         factor = config.encoder_lr_factor * encoder_scales.get(rest, 1.0) if part == "image_encoder" else 1.0
-        is_decayed = parameter.ndim >= 2 and not name.endswith("attention_biases") and "token" not in name.split(".")[1]
+        is_decayed = parameter.ndim >= 2 and not name.endswith(TABLES) and "token" not in name.split(".")[1]
         groups[factor, is_decayed].append(parameter)
     if not groups:
         raise ValueError("nothing is trained; let config.trains name a part of the model")

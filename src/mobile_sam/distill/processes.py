@@ -55,6 +55,30 @@ def leave_signals_to_the_parent(worker: int) -> None:
 
 
 @contextmanager
+def told_of_dead_readers(advice: str) -> Iterator[None]:
+    """Say that a loader's process was killed, and what to do; what such a process raised itself passes as it is.
+
+    It belongs around all that goes on while there are such processes, not only around reading: torch raises the error
+    wherever the main thread is when the system tells of the death.
+
+    Args:
+        advice: what to do.
+
+    Raises:
+        OSError: one of the processes was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise OSError(
+            f"a process that reads pictures has died ({str(error).partition('.')[0]}); was memory or shared memory "
+            f"full? {advice}"
+        ) from error
+
+
+@contextmanager
 def joined_processes(device: str) -> Iterator[Processes]:
     """Join the processes that `torchrun` started, if it did, until the block ends.
 

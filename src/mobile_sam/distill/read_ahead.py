@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mobile_sam.core.geometry import LongSideResize
 from mobile_sam.data.picture_set import PictureSet, SampleError
+from mobile_sam.distill.processes import leave_signals_to_the_parent
 
 BATCHES_AHEAD = 2  # of each process
 
@@ -49,27 +49,15 @@ def read_ahead(
 
     Yields:
         The pictures of each batch; for one that cannot be used, why.
-
-    Raises:
-        OSError: one of the processes was killed.
     """
-    loader = DataLoader(
+    yield from DataLoader(
         _Resized(pictures, input_side),
         batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of sequences will do
         num_workers=num_workers,
         collate_fn=list,
         prefetch_factor=BATCHES_AHEAD if num_workers else None,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=leave_signals_to_the_parent,
     )
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise OSError(
-            f"a process that reads pictures has died ({str(error).partition('.')[0]}); was memory or shared "
-            "memory full? Finished shards stay: run the same command again, with fewer --workers"
-        ) from error
 
 
 class _Resized(Dataset["ResizedPicture | SampleError"]):
@@ -84,9 +72,3 @@ class _Resized(Dataset["ResizedPicture | SampleError"]):
             return error
         resize = LongSideResize((sample.image.shape[0], sample.image.shape[1]), self.input_side)
         return ResizedPicture(sample.key, torch.from_numpy(resize.resize_image(sample.image)), resize.image_hw)
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the parent ends its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -8,15 +8,13 @@ and the number of the step, so that a run which was killed and goes on computes 
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mobile_sam.build_sam import save_sam
-from mobile_sam.core.files import atomic_path
-from mobile_sam.data.picture_set import PictureSet, hold_out, open_picture_set
 from mobile_sam.distill.batches import Batch
 from mobile_sam.distill.checkpoints import (
     CheckpointFolder,
@@ -41,19 +37,18 @@ from mobile_sam.distill.distiller import Distiller
 from mobile_sam.distill.guard import LossGuard, SkippedPictures, TrainingStoppedError
 from mobile_sam.distill.initialise import match_channels
 from mobile_sam.distill.loading import Samples, StepSampler, load_batches
-from mobile_sam.distill.models import TeacherParts, make_student, open_teacher
+from mobile_sam.distill.models import make_student, open_teacher
 from mobile_sam.distill.optimizer import MovingAverage, choose_trained, lr_at, make_optimizer, set_lr
-from mobile_sam.distill.processes import Processes, joined_processes
+from mobile_sam.distill.processes import Processes, joined_processes, told_of_dead_readers
+from mobile_sam.distill.run_data import check_embeddings, facts_of, split_data
+from mobile_sam.distill.run_folder import RunFolder
 from mobile_sam.distill.run_log import RunLog
 from mobile_sam.distill.stopwatch import StepTimes
 from mobile_sam.distill.validation import Validator
 
 logger = logging.getLogger(__name__)
 
-WRITTEN = ("checkpoints", "tensorboard", "skipped-*.jsonl", "*.safetensors", "log.jsonl", "config.json")
-"""What a run writes to its folder."""
-UNFINISHED = (".mobile-sam-*", "checkpoints/.mobile-sam-*")
-"""What a process that was killed had begun to write."""
+DEAD_READERS = "the same command goes on from the last checkpoint, with --set num_workers=0 without such processes"
 
 Tell = Callable[[int, int, dict[str, Any]], None]
 """Called after each step with steps done, steps in all, and what was measured, if anything was."""
@@ -95,99 +90,83 @@ def train(config: TrainConfig, folder: Path, *, restart: bool = False, tell: Tel
         FileNotFoundError: something named is not there.
         OSError: the folder cannot be written; the last checkpoint is kept.
     """
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; name a folder for the student, checkpoints and logs")
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     with joined_processes(config.device) as processes:
-        run = _Run(config, folder, processes, restart)
-        with _stops_between_steps() as stop:
-            try:
+        own = RunFolder(folder, processes)
+        try:
+            with (
+                _stops_between_steps() as stop,
+                told_of_dead_readers(DEAD_READERS),
+                closing(_Run(config, own, processes, restart)) as run,
+            ):
                 return run.go(tell if processes.is_first and tell else lambda *_: None, stop)
-            finally:
-                run.close()
-
-
-def split_data(config: TrainConfig) -> tuple[PictureSet, PictureSet]:
-    """Open the pictures to train on, and those held out for validation.
-
-    Raises:
-        ValueError: no data, or not more pictures than are held out. FileNotFoundError: something is not there.
-    """
-    if not config.data:
-        raise ValueError("data names no pictures; set it in the recipe, or use --data")
-    pictures = open_picture_set(config.data, fraction=config.fraction, seed=config.seed)
-    if config.held_out:
-        held_out = open_picture_set(config.held_out)
-        return pictures, held_out.subset(range(min(config.num_held_out, len(held_out))))
-    if len(pictures) <= config.num_held_out:
-        raise ValueError(
-            f"{pictures.name} holds {len(pictures)} pictures, of which num_held_out={config.num_held_out} would be "
-            "held out; take more pictures, or lower num_held_out"
-        )
-    return hold_out(pictures, config.num_held_out, config.seed)
+        except torch.OutOfMemoryError as error:
+            raise OSError(
+                f"the memory of {processes.device} is full; take batches in parts, as with --set accumulate=4"
+            ) from error
+        finally:
+            own.close()
 
 
 class _Run:
     """What a run is made of, and its loop."""
 
-    def __init__(self, config: TrainConfig, folder: Path, processes: Processes, restart: bool) -> None:
-        self.config, self.folder, self.processes = config, folder, processes
-        self.share = _share_of_batch(config, processes.count)
+    def __init__(self, config: TrainConfig, own: RunFolder, processes: Processes, restart: bool) -> None:
+        self.config, self.own, self.folder, self.processes = config, own, own.path, processes
+        _check_share(config, processes.count)
+        device = processes.device
         teacher = open_teacher(config)
         pictures, held_out = split_data(config)
         embeddings = None if teacher is None else teacher.embeddings
-        samples = Samples(pictures, config, embeddings, _online_side(teacher))
-        self.samples = samples
-        self.num_steps = config.max_steps or max(1, round(config.epochs * len(pictures) / config.batch_size))
-        self.facts = {
-            "data": pictures.fingerprint,
-            "held out": held_out.fingerprint,
-            "teacher": embeddings.teacher.model_id if embeddings else _sha256(config.teacher),
-        }
+        if embeddings is not None:
+            check_embeddings(pictures, embeddings, config.max_skipped)
+        self.facts = facts_of(config, pictures, held_out, teacher)
         for problem in (*pictures.problems, *held_out.problems, *(embeddings.problems if embeddings else ())):
             logger.warning("%s: %s: %s", problem.kind, problem.where, problem.message)
+        online_side = teacher.input_side if teacher is not None and embeddings is None else None
+        self.samples = Samples(pictures, config, embeddings, online_side)
+        self.num_steps = config.max_steps or max(1, round(config.epochs * len(pictures) / config.batch_size))
 
-        device = processes.device
-        student = make_student(config).to(device)
+        self.student = make_student(config).to(device)
         if config.channels_last:
-            student = student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        choose_trained(student, config.parts)
-        self.student = student
-        self.average = MovingAverage(student, config.ema_decay)
-        self.optimizer = make_optimizer(student, config)
-        if processes.is_first:
-            _clear(folder, WRITTEN if restart else UNFINISHED)
-        processes.wait()
-        self.checkpoints = CheckpointFolder(folder / "checkpoints", config.keep_checkpoints)
+            self.student = self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        choose_trained(self.student, config.parts)
+        self.average = MovingAverage(self.student, config.ema_decay)
+        self.optimizer = make_optimizer(self.student, config)
+        own.claim(restart)  # not before what may be wrong was found out
+        self.checkpoints = CheckpointFolder(self.folder / "checkpoints", config.keep_checkpoints)
         self.guard = LossGuard(config.diverged_factor)
-        self.skipped = SkippedPictures(folder / f"skipped-{processes.rank}.jsonl", config.max_skipped)
+        self.skipped = SkippedPictures(self.folder / f"skipped-{processes.rank}.jsonl", config.max_skipped)
         self.step, self.best, self.num_worse = 0, (-math.inf, 0), 0
         self.cpu_s_before = -time.process_time()  # of the steps before this process, less what it took until now
         self._restore()
         if teacher is not None:
             teacher = replace(teacher, sam=teacher.sam.to(device))
-        self.distiller = Distiller(student, config, None if teacher is None else teacher.sam).train()
+        self.distiller = Distiller(self.student, config, None if teacher is None else teacher.sam).train()
         self.parallel = _parallel(self.distiller, config, processes)
         self.validator = Validator(config, held_out, teacher)
-        self.log = RunLog(folder, self.step or -1, config.tensorboard) if processes.is_first else None
+        self.log = RunLog(self.folder, self.step or -1, config.tensorboard) if processes.is_first else None
 
     def go(self, tell: Tell, stop: threading.Event) -> TrainReport:
         """Train until the last step, or until something stops it."""
         config = self.config
         if self.step == 0:
-            self._write_config()
+            if self.processes.is_first:
+                self.own.write_config(config, self.facts)
             if config.match_channels and config.needs_teacher and not config.start_from:
                 match_channels(self.distiller, self.samples, self.processes.device)
                 self.average = MovingAverage(self.student, config.ema_decay)
             self._report(self._validate(), tell)
-        batches, times = self._batches(), StepTimes()
+        batches, times, num_skipped = self._batches(), StepTimes(), self.skipped.num_skipped
         while self.step < self.num_steps and not self._has_stalled:
             lr = lr_at(self.step, self.num_steps, config)
             set_lr(self.optimizer, lr)
             losses, grad_norm = self._train_step(batches, times)
-            mean_loss, wants_stop = self.processes.mean([losses["loss"], float(stop.is_set())])
-            self._check(mean_loss, grad_norm)
+            told = [losses["loss"], float(stop.is_set()), float(self.skipped.num_skipped)]
+            mean_loss, wants_stop, mean_skipped = self.processes.mean(told)
+            num_skipped = round(mean_skipped * self.processes.count)
+            self._check(mean_loss, grad_norm, num_skipped)
             with times.part("average"):
                 self.average.update(self.student, self.step)
             self.step += 1
@@ -196,7 +175,7 @@ class _Run:
             found: dict[str, Any] = {}
             if self.step % config.log_every == 0 or is_last:
                 found |= {f"train/{name}": value for name, value in losses.items()} | {"train/loss": mean_loss}
-                found |= {"train/lr": lr, "train/grad_norm": grad_norm, "train/skipped": self.skipped.num_skipped}
+                found |= {"train/lr": lr, "train/grad_norm": grad_norm, "train/skipped": num_skipped}
                 found |= times.summary(config.batch_size)
             if self.step % config.validate_every == 0 or is_last:
                 with times.part("validate"):
@@ -210,7 +189,7 @@ class _Run:
         if self.processes.is_first:
             self._save_student(self.folder / "student.safetensors", {"step": str(self.step)})
         ending = "finished" if self.step == self.num_steps else "stopped early" if self._has_stalled else "interrupted"
-        return TrainReport(self.folder, self.step, self.num_steps, self.best, self.skipped.num_skipped, ending)
+        return TrainReport(self.folder, self.step, self.num_steps, self.best, num_skipped, ending)
 
     @property
     def _has_stalled(self) -> bool:
@@ -250,15 +229,15 @@ class _Run:
             self.optimizer.zero_grad(set_to_none=True)
             return {name: float(value) for name, value in sums.items()}, grad_norm
 
-    def _check(self, loss: float, grad_norm: float) -> None:
-        """Stop the run where it makes no sense to go on.
+    def _check(self, loss: float, grad_norm: float, num_skipped: int) -> None:
+        """Stop the run where it makes no sense to go on; all processes see the same numbers.
 
         Raises:
             TrainingStoppedError: with the last good checkpoint in the message.
         """
         try:
             self.guard.check(loss, grad_norm)
-            self.skipped.check((self.step + 1) * self.share)
+            self.skipped.check((self.step + 1) * self.config.batch_size, num_skipped)
         except TrainingStoppedError as error:
             kept = self.checkpoints.paths()
             left = f"the last good checkpoint is {kept[0]}" if kept else "there is no checkpoint yet"
@@ -294,12 +273,6 @@ class _Run:
         name = self.config.student
         save_sam(self.average.model, path, name=name, metadata={"objective": self.config.objective, **metadata})
 
-    def _write_config(self) -> None:
-        if self.processes.is_first:
-            with atomic_path(self.folder / "config.json") as partial:
-                text = json.dumps({**self.config.to_json(), "code": code_version(), "facts": self.facts}, indent=2)
-                partial.write_text(text + "\n", encoding="utf-8")
-
     def _save(self) -> None:
         if self.processes.is_first:
             self.checkpoints.save(
@@ -323,11 +296,17 @@ class _Run:
     def _restore(self) -> None:
         """Go on from the latest checkpoint, if there is one."""
         state = self.checkpoints.load_latest()
+        found = 0 if state is None else state["step"]
+        mean, mean_square = self.processes.mean([float(found), float(found**2)])
+        if mean_square != mean**2:
+            raise ValueError(
+                f"this process found the checkpoint of step {found} in {self.folder}, others found another; the folder "
+                "must be on a disk that all machines see"
+            )
+        self.skipped.restore(found)
         if state is None:
-            self.skipped.restore(0)
             return
         check_same_run(state, self.config, self.facts, self.folder)
-        self.skipped.restore(state["step"])
         self.student.load_state_dict(state["student"])
         self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -338,35 +317,12 @@ class _Run:
         logger.info("goes on after step %d", self.step)
 
 
-def _share_of_batch(config: TrainConfig, num_processes: int) -> int:
-    """Pictures of a batch that one process takes."""
+def _check_share(config: TrainConfig, num_processes: int) -> None:
     if config.batch_size % (num_processes * config.accumulate):
         raise ValueError(
             f"batch_size {config.batch_size} cannot be divided among {num_processes} processes with accumulate="
             f"{config.accumulate}; take a multiple of {num_processes * config.accumulate}"
         )
-    return config.batch_size // num_processes
-
-
-def _online_side(teacher: TeacherParts | None) -> int | None:
-    return teacher.input_side if teacher is not None and teacher.embeddings is None else None
-
-
-def _sha256(checkpoint: str) -> str:
-    from mobile_sam.core.weights import BUNDLED, is_bundled_name, sha256_of_file, weights_file
-
-    if not checkpoint:
-        return ""
-    return BUNDLED.file_sha256 if is_bundled_name(checkpoint) else sha256_of_file(weights_file(checkpoint))
-
-
-def _clear(folder: Path, patterns: tuple[str, ...]) -> None:
-    """Take away what an earlier run wrote."""
-    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _parallel(distiller: Distiller, config: TrainConfig, processes: Processes) -> Any:
@@ -376,10 +332,7 @@ def _parallel(distiller: Distiller, config: TrainConfig, processes: Processes) -
     if config.sync_batchnorm and processes.device.type == "cuda":
         distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
     devices = [processes.device] if processes.device.type == "cuda" else None
-    has_unused = (
-        config.draws_prompts and config.parts != "encoder"
-    )  # not each of the decoder's tokens answers each batch
-    return DistributedDataParallel(distiller, device_ids=devices, find_unused_parameters=has_unused)
+    return DistributedDataParallel(distiller, device_ids=devices)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from mobile_sam.data.picture_set import PictureSet, SampleError
 from mobile_sam.distill.config import TrainConfig
 from mobile_sam.distill.distiller import resized_features
 from mobile_sam.distill.frozen_encoder import GB
+from mobile_sam.distill.loading import embedding_of
 from mobile_sam.distill.losses import embedding_mse
 from mobile_sam.distill.models import TeacherParts
 from mobile_sam.distill.prompt_targets import make_prompt_targets
@@ -131,7 +132,7 @@ class Validator:
         resize = LongSideResize((sample.image.shape[0], sample.image.shape[1]), self.config.input_side)
         engine = TorchEngine(self.teacher.sam)
         if self.teacher.embeddings is not None and sample.key in self.teacher.embeddings:
-            stored = self.teacher.embeddings.read(sample.key)
+            stored = embedding_of(sample, self.teacher.embeddings)
             features = stored.features[None].astype(np.float32)
             embedding, kept = Embedding(features, stored.image_hw, stored.input_hw, engine.model_id), None
         elif self.teacher.embeddings is not None and not self.config.teacher:
