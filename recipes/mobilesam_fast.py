@@ -4,7 +4,7 @@ Command:   mobile-sam distill embed 'sa_0000{00..09}.tar' --teacher sam_vit_h_4b
                --out embeddings
            torchrun --nproc-per-node 8 --no-python mobile-sam distill train recipes/mobilesam_fast.py \
                --data 'sa_0000{00..09}.tar' --embeddings embeddings -o mobilesam-fast
-           With fewer GPUs the same batch is taken in parts: --set accumulate=8 on one GPU of 24 GB.
+           With fewer GPUs the batch is taken in parts: --set accumulate=8 (BatchNorm then sees the parts).
 Data:      as recipes/mobilesam_sa1b_1pct.py; for more of SA-1B name more tars, or all with --fraction 0.1.
 Disk:      215 GiB for each 1 %.
 Steps:     16 epochs x 110,000 / 256 = 6,900.

@@ -156,7 +156,11 @@ def test_the_same_run_may_go_on(tmp_path):
     ("changes", "facts", "words"),
     [
         ({"lr": 0.25}, {"data": "d1"}, "lr: 0.001 here, 0.25 there"),
-        ({"data": ("c",), "seed": 4}, {"data": "d1"}, r"data: \('a',\) here, \('c',\) there; seed: 0 here, 4 there"),
+        (
+            {"student": "vit_t_1m", "seed": 4},
+            {"data": "d1"},
+            "student: 'vit_t' here, 'vit_t_1m' there; seed: 0 here, 4",
+        ),
         ({}, {"data": "d2"}, "data: 'd1' here, 'd2' there"),
         ({}, {"data": "d1", "teacher": "t2"}, "teacher: None here, 't2' there"),
     ],
@@ -172,6 +176,8 @@ def test_another_run_is_refused_and_what_differs_is_said(tmp_path, changes, fact
 OTHER_VALUES = {
     "num_workers": 5, "num_threads": 3, "device": "cpu", "log_every": 7, "checkpoint_every": 9, "keep_checkpoints": 4,
     "tensorboard": False, "max_skipped": 0.5, "diverged_factor": 3.0, "embedding_cache_gb": 0.5,
+    "data": ("moved.tar",), "held_out": ("moved.json",), "embeddings": "moved", "teacher": "moved.pt",
+    "start_from": "moved.safetensors", "decoder_from": "moved.pt",
 }  # fmt: skip
 
 

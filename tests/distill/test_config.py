@@ -9,7 +9,8 @@ import pytest
 from mobile_sam.distill.config import TrainConfig, parse_settings
 
 WRONG = {
-    "data": "a.tar", "fraction": 1.5, "held_out": ["a.tar"], "num_held_out": 0, "num_workers": -1, "max_skipped": -0.1,
+    "data": "a.tar", "fraction": 1.5, "data_seed": -1, "held_out": ["a.tar"], "num_held_out": 0, "num_workers": -1,
+    "max_skipped": -0.1,
     "teacher": None, "embeddings": 3, "student": 5, "input_side": 100, "start_from": None, "decoder_from": 1,
     "match_channels": 0, "drop_path_rate": 1.0, "objective": "decopled", "trains": "neck", "mask_targets": "labels",
     "prompts_per_picture": 0, "num_clicks": -1, "box_rate": 1.01, "epochs": 0, "max_steps": -5, "batch_size": 0,

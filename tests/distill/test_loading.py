@@ -15,7 +15,9 @@ from mobile_sam.data.order import EpochOrder
 from mobile_sam.data.picture_set import PictureSet, SampleError, open_picture_set
 from mobile_sam.distill import loading
 from mobile_sam.distill.loading import NoPictureError, Samples, StepSampler, collate, load_batches, padded_square
+from mobile_sam.distill.processes import told_of_dead_readers
 from mobile_sam.distill.prompt_targets import make_prompt_targets
+from mobile_sam.distill.train import DEAD_READERS
 
 CPU = torch.device("cpu")
 
@@ -197,7 +199,8 @@ class Deadly(Samples):
 
 def test_a_reader_that_is_killed_is_told_and_what_to_do(tiny, opened):
     samples = Deadly(opened, tiny(num_workers=1))
-    with pytest.raises(OSError, match=r"a process that reads pictures has died .*num_workers=0"):
+    words = r"a process that reads pictures has died .*num_workers=0"
+    with pytest.raises(OSError, match=words), told_of_dead_readers(DEAD_READERS):
         list(load_batches(samples, StepSampler(samples.order, (0, 3), 2, 1, 0, 1), CPU))
 
 

@@ -192,7 +192,7 @@ def test_embeddings_of_another_teacher_are_refused(tiny, tmp_path, pictures, wri
     for path in folder.iterdir():
         path.unlink()
     write_embeddings(folder, pictures, "vit_l")
-    with pytest.raises(ValueError, match="teacher: 'made up vit_h' here, 'made up vit_l' there"):
+    with pytest.raises(ValueError, match="teacher: 'made up vit_h fp32' here, 'made up vit_l fp32' there"):
         train(config, tmp_path / "run")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from mobile_sam.core.geometry import LongSideResize
@@ -22,12 +22,13 @@ class ResizedPicture:
 
     Attributes:
         key: of the picture.
-        pixels: (h, w, 3) uint8 RGB, the longer side being the frame's.
+        pixels: (h, w, 3) uint8 RGB, the longer side being the frame's; an array, since a tensor would come through
+            shared memory, whose loss at a stop torch reports with a traceback.
         image_hw: height and width of the picture in pixels.
     """
 
     key: str
-    pixels: Tensor
+    pixels: NDArray[np.uint8]
     image_hw: tuple[int, int]
 
     @property
@@ -71,4 +72,4 @@ class _Resized(Dataset["ResizedPicture | SampleError"]):
         except SampleError as error:
             return error
         resize = LongSideResize((sample.image.shape[0], sample.image.shape[1]), self.input_side)
-        return ResizedPicture(sample.key, torch.from_numpy(resize.resize_image(sample.image)), resize.image_hw)
+        return ResizedPicture(sample.key, resize.resize_image(sample.image), resize.image_hw)

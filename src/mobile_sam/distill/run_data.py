@@ -11,6 +11,7 @@ from mobile_sam.data.embedding_shards import EmbeddingShards
 from mobile_sam.data.picture_set import PictureSet, hold_out, open_picture_set
 from mobile_sam.data.stored_pictures import StoredPictures
 from mobile_sam.distill.config import TrainConfig
+from mobile_sam.distill.guard import MIN_SKIPPED
 from mobile_sam.distill.models import TeacherParts
 
 logger = logging.getLogger(__name__)
@@ -64,11 +65,11 @@ def check_embeddings(pictures: PictureSet, embeddings: EmbeddingShards, max_skip
     """See early that the embeddings are of these pictures, by a thousand keys that are spread over the set.
 
     Raises:
-        ValueError: more than the share `max_skipped` has none.
+        ValueError: so many have none that the run would stop for it.
     """
     tried = [pictures.keys[index] for index in range(0, len(pictures), -(-len(pictures) // NUM_TRIED))]
     missing = [key for key in tried if key not in embeddings]
-    if len(missing) > max_skipped * len(tried):
+    if len(missing) == len(tried) or len(missing) > max(MIN_SKIPPED, max_skipped * len(tried)):
         raise ValueError(
             f"{len(missing)} of {len(tried)} pictures that were looked up have no embedding, such as {missing[0]}; "
             "embed the same sources, with the same --fraction and --seed (here data_seed)"

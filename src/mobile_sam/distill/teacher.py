@@ -78,7 +78,7 @@ class Teacher:
         for image in images:
             check_image(image)
         resizes = [LongSideResize((image.shape[0], image.shape[1]), self.record.input_side) for image in images]
-        pixels = [torch.from_numpy(resize.resize_image(image)) for resize, image in zip(resizes, images, strict=True)]
+        pixels = [resize.resize_image(image) for resize, image in zip(resizes, images, strict=True)]
         if not pixels:
             return []
         features = self.encode_resized(pixels)  # (B, 256, S/16, S/16)
@@ -87,7 +87,7 @@ class Teacher:
             for row, resize in zip(features, resizes, strict=True)
         ]
 
-    def encode_resized(self, pixels: Sequence[Tensor]) -> Tensor:
+    def encode_resized(self, pixels: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Encode pictures that have the size of the model frame already, as one batch.
 
         Args:
@@ -98,7 +98,7 @@ class Teacher:
         """
         order = [0, 1, 2] if self.sam.image_format == "RGB" else [2, 1, 0]
         inputs = [
-            self.sam.preprocess(picture.to(self.device, non_blocking=True)[:, :, order].permute(2, 0, 1)[None])
+            self.sam.preprocess(torch.from_numpy(picture).to(self.device)[:, :, order].permute(2, 0, 1)[None])
             for picture in pixels
         ]  # each (1, 3, S, S)
         return self.encode_input(torch.cat(inputs))
