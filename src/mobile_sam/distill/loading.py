@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from mobile_sam.core.geometry import LongSideResize
 from mobile_sam.data.embedding_shards import EmbeddingShards, StoredEmbedding
@@ -18,7 +17,7 @@ from mobile_sam.data.order import EpochOrder
 from mobile_sam.data.picture_set import PictureSample, PictureSet, SampleError
 from mobile_sam.distill.batches import Batch
 from mobile_sam.distill.config import TrainConfig
-from mobile_sam.distill.processes import leave_signals_to_the_parent
+from mobile_sam.distill.processes import start_readers
 from mobile_sam.distill.prompt_targets import PicturePrompts, make_prompt_targets, stack_prompt_targets
 
 NUM_SUBSTITUTES = 16  # pictures that are tried in place of one that cannot be used
@@ -163,7 +162,7 @@ def _stack(arrays: Sequence[NDArray[np.uint8] | NDArray[np.float16]]) -> Tensor:
     return torch.from_numpy(np.stack(arrays))
 
 
-class StepSampler(Sampler[list[int]]):
+class StepSampler:
     """Sample numbers of one process, part by part of each step, from any step on.
 
     Args:
@@ -202,18 +201,15 @@ def load_batches(
         NoPictureError: too many pictures in a row cannot be used.
     """
     config = samples.config
-    loader: DataLoader[Any] = DataLoader(
+    made_by_loader = start_readers(
         samples,
-        batch_sampler=sampler,
-        num_workers=config.num_workers,
-        collate_fn=collate,
+        sampler,
+        config.num_workers,
+        collate,
         pin_memory=device.type == "cuda",
-        persistent_workers=False,
-        prefetch_factor=2 if config.num_workers else None,
-        worker_init_fn=leave_signals_to_the_parent,
         generator=torch.Generator().manual_seed(config.seed),  # else it draws from the one that a checkpoint keeps
     )
-    for made in loader:
+    for made in made_by_loader:
         if isinstance(made, NoPictureError):
             raise made
         yield made

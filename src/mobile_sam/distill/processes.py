@@ -1,17 +1,21 @@
-"""One process or many: what `torchrun` set up, and the few words that processes exchange."""
+"""One process or many: those that `torchrun` started and what they tell each other, and those that read pictures."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import signal
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
 
+BATCHES_AHEAD = 2  # of each process that reads
 TIMEOUT = datetime.timedelta(minutes=60)  # the others wait while the first one validates
 
 
@@ -52,6 +56,39 @@ def leave_signals_to_the_parent(worker: int) -> None:
     """Let a loader's process outlive Ctrl-C, which reaches all processes of a terminal: its parent ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def start_readers(
+    dataset: Dataset[Any],
+    batches: Iterable[Sequence[int]],
+    num_workers: int,
+    collate: Callable[[Any], Any],
+    **options: Any,
+) -> Iterator[Any]:
+    """Start processes that read batches of a dataset, each a few ahead.
+
+    torch's warning of too many of them is left out: it counts each of ours twice.
+
+    Args:
+        dataset: of items by their number.
+        batches: numbers of the items of each.
+        num_workers: how many processes; 0 reads when a batch is asked for.
+        collate: makes a batch of a list of items.
+        options: others of torch's `DataLoader`.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        return iter(
+            DataLoader(
+                dataset,
+                batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of sequences will do
+                num_workers=num_workers,
+                collate_fn=collate,
+                prefetch_factor=BATCHES_AHEAD if num_workers else None,
+                worker_init_fn=leave_signals_to_the_parent,
+                **options,
+            )
+        )
 
 
 @contextmanager

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mobile_sam.core.geometry import LongSideResize
 from mobile_sam.data.picture_set import PictureSet, SampleError
-from mobile_sam.distill.processes import leave_signals_to_the_parent
-
-BATCHES_AHEAD = 2  # of each process
+from mobile_sam.distill.processes import start_readers
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +46,10 @@ def read_ahead(
         input_side: of the model frame in pixels.
         num_workers: processes that read; 0 reads when a batch is asked for.
 
-    Yields:
+    Returns:
         The pictures of each batch; for one that cannot be used, why.
     """
-    yield from DataLoader(
-        _Resized(pictures, input_side),
-        batch_sampler=batches,  # type: ignore[arg-type]  # any sequence of sequences will do
-        num_workers=num_workers,
-        collate_fn=list,
-        prefetch_factor=BATCHES_AHEAD if num_workers else None,
-        worker_init_fn=leave_signals_to_the_parent,
-    )
+    return start_readers(_Resized(pictures, input_side), batches, num_workers, list)
 
 
 class _Resized(Dataset["ResizedPicture | SampleError"]):
