@@ -34,8 +34,9 @@ from mobile_sam.data.embedding_shards import EmbeddingShards
 from mobile_sam.distill.config import TrainConfig
 from mobile_sam.distill.loading import Samples, StepSampler, load_batches
 from mobile_sam.distill.recipe import load_recipe
+from mobile_sam.distill.run_data import split_data
 from mobile_sam.distill.run_log import read_log
-from mobile_sam.distill.train import split_data, train
+from mobile_sam.distill.train import train
 
 MB = 1e6
 
@@ -136,7 +137,7 @@ def main() -> None:
         if step and step % per_epoch == 0:
             memory_mb.append(rss_mb())
 
-    config = config.with_values({"validate_every": per_epoch, "checkpoint_every": per_epoch})
+    config = config.with_values({"validate_every": per_epoch, "checkpoint_every": per_epoch, "keep_checkpoints": 9})
     train(config, arguments.work, tell=tell)
     lines = [line for line in read_log(arguments.work / "log.jsonl") if "time/step_ms" in line][1:]
     pace = statistics.median(line["pictures_per_s"] for line in lines)
@@ -159,12 +160,13 @@ def main() -> None:
 
 
 def resume_seconds(arguments: argparse.Namespace, settings: dict[str, Any]) -> float:
-    """Seconds to the first step of a run that has a checkpoint but is not done: its last checkpoint is taken away."""
+    """Seconds to the first step of a run that has a checkpoint but is not done: the later ones are taken away."""
     folder = arguments.work
-    *earlier, last = sorted((folder / "checkpoints").glob("*.pt"))
-    if not earlier:
+    _, *later = sorted((folder / "checkpoints").glob("*.pt"))
+    if not later:
         raise SystemExit("only one checkpoint: let --epochs be larger")
-    last.unlink()
+    for path in later:
+        path.unlink()
     return seconds_to_first_step(arguments.recipe, arguments.variant, folder, settings)
 
 

@@ -186,6 +186,27 @@ def test_help_names_the_official_files_and_loads_nothing_heavy(cli):
     assert ended.returncode == 0
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("embed", "pictures", "--teacher", "mobile_sam", "--out", "out"),
+        ("train", "recipe.py", "--out", "out"),
+        ("finetune", "masks.json", "--out", "out"),
+        ("export", "mobile_sam", "--out", "out"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_without_torch_it_is_said_what_to_install(command):
+    code = f"import sys; sys.modules['torch'] = None\n{RUN}"
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "distill", *command], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 2
+    assert "needs PyTorch" in ended.stderr
+    assert "pip install 'mobile-sam[" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter there")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_says_so_and_leaves_whole_shards(examples, tmp_path, number):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mobile_sam.cli.distill_train import require_torch
 from mobile_sam.cli.evaluate import SOME_FAILED
 from mobile_sam.cli.progress import progress_bar
 
@@ -66,6 +67,7 @@ def embed(
     Finished shards are kept: the same command goes on where it was stopped. Pictures that cannot be used are named and
     skipped, and the exit code is then 3 (0 under torchrun, which would stop the other processes).
     """
+    require_torch()
     from mobile_sam.data.picture_set import open_picture_set
     from mobile_sam.distill.embed import EmbedOptions, part_from_environment
     from mobile_sam.distill.embed import embed as write_embeddings
