@@ -45,6 +45,7 @@ def test_a_student_from_a_checkpoint_is_that_one_with_the_runs_drop_path_and_see
     ("changes", "error", "words"),
     [
         ({"student": "vit_x"}, ValueError, "student must be one of .*vit_t_1m.*, got 'vit_x'"),
+        ({"student": "default"}, ValueError, "student must be one of vit_h, .*, got 'default'"),
         ({"student": "vit_b"}, ValueError, "student 'vit_b' comes as it is: .*'input_side': 1024"),
         ({"start_from": "TEACHER"}, ValueError, "has input_side 128, the run 64; make them equal"),
         (

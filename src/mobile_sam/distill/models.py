@@ -21,8 +21,9 @@ def make_student(config: TrainConfig) -> Sam:
         ValueError: an unknown student, one that does not come in this input size, or a checkpoint that does not fit.
         FileNotFoundError: a checkpoint that is not there.
     """
-    if config.student not in sam_model_registry:
-        raise ValueError(f"student must be one of {', '.join(sam_model_registry)}, got {config.student!r}")
+    names = [name for name in sam_model_registry if name != "default"]  # which is SAM's name for its largest
+    if config.student not in names:
+        raise ValueError(f"student must be one of {', '.join(names)}, got {config.student!r}")
     build = sam_model_registry[config.student]
     options = {"drop_path_rate": config.drop_path_rate, "input_side": config.input_side}
     known = inspect.signature(build).parameters
