@@ -95,6 +95,20 @@ def test_tars_of_sa_1b_are_read(embed, source, tmp_path):
     assert [key.rpartition("/")[2] for key in EmbeddingShards(tmp_path / "out").keys] == ["sa_0", "sa_1", "sa_2"]
 
 
+def test_a_tar_that_is_cut_off_is_named_and_its_pictures_are_used(embed, source, tmp_path):
+    path = tmp_path / "sa_000000.tar"
+    with tarfile.open(path, "w") as tar:
+        for number in range(3):
+            tar.add(source / f"{number}.png", f"sa_{number}.png")
+    with tarfile.open(path) as tar:
+        last = tar.getmember("sa_2.png").offset_data
+    path.write_bytes(path.read_bytes()[: last + 10])
+    ended = embed(path)
+    assert ended.exit_code == 3
+    assert f"{path}: it ends within sa_2.png; 2 samples up to sa_1 are used" in ended.err
+    assert set(EmbeddingShards(tmp_path / "out").keys) == {"sa_0", "sa_1"}
+
+
 def test_parts_together_are_the_whole(embed, source, tmp_path):
     embed(source, "--shard-size", 2, out="whole")
     assert "part 1 of 2: 4 pictures" in embed(source, "--shard-size", 2, "--part", "1/2").err
