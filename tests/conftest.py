@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
+from safetensors.torch import save_file
 
 from mobile_sam import SamPredictor
 from mobile_sam.engines import Engine
@@ -97,3 +99,30 @@ def official(request: pytest.FixtureRequest, examples: Path) -> OfficialAnswers:
     stored = json.loads((folder / f"{request.param}.json").read_text())
     embedding = np.load(folder / f"{request.param}.embedding.npy")
     return OfficialAnswers(examples / PICTURES[request.param], stored["size_hw"], stored["prompts"], embedding)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Write a checkpoint, by its suffix as safetensors or as torch does."""
+
+    def save_as(content, name="checkpoint.pt"):
+        path = tmp_path / name
+        if path.suffix == ".safetensors":
+            save_file(content, path)
+        else:
+            torch.save(content, path)
+        return path
+
+    return save_as
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Write a training recipe, which has TrainConfig."""
+
+    def write(text):
+        path = tmp_path / "mine.py"
+        path.write_text(f"from mobile_sam.distill.config import TrainConfig\n{text}")
+        return path
+
+    return write

@@ -25,19 +25,6 @@ def weights():
     return load_file(bundled_weights_path())
 
 
-@pytest.fixture
-def save(tmp_path):
-    def save_as(content, name="checkpoint.pt"):
-        path = tmp_path / name
-        if path.suffix == ".safetensors":
-            save_file(content, path)
-        else:
-            torch.save(content, path)
-        return path
-
-    return save_as
-
-
 def encoder_of(kind, width):
     first = "patch_embed.seq.0.c.weight" if kind == "tiny" else "patch_embed.proj.weight"
     return {f"image_encoder.{first}": torch.zeros(1), "image_encoder.neck.0.weight": torch.zeros(256, width, 1, 1)}

@@ -3,7 +3,6 @@ import pickle
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from mobile_sam.checkpoint_files import load_state_dict_file
 
@@ -13,19 +12,6 @@ class RunsCode:
 
     def __reduce__(self):
         return os.system, ("exit 1",)
-
-
-@pytest.fixture
-def save(tmp_path):
-    def save_as(content, name="checkpoint.pt"):
-        path = tmp_path / name
-        if path.suffix == ".safetensors":
-            save_file(content, path)
-        else:
-            torch.save(content, path)
-        return path
-
-    return save_as
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.safetensors"])

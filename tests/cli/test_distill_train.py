@@ -1,7 +1,5 @@
 """`mobile-sam distill train`: from the recipe and the options to the run, and how it ends."""
 
-from pathlib import Path
-
 import pytest
 
 import mobile_sam.distill.train as loop
@@ -9,20 +7,6 @@ from mobile_sam.build_sam import build_sam_vit_t_1m, save_sam
 from mobile_sam.distill.config import TrainConfig
 from mobile_sam.distill.guard import TrainingStoppedError
 from mobile_sam.distill.train import TrainReport
-
-IMPORT = "from mobile_sam.distill.config import TrainConfig\n"
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    """Write a recipe."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "mine.py"
-        path.write_text(IMPORT + text)
-        return path
-
-    return write
 
 
 @pytest.fixture

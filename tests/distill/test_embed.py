@@ -47,15 +47,6 @@ embed(open_picture_set(sys.argv[2]), teacher, sys.argv[3], shard_size=4, options
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Threads cost a model of this size more time than they save, most of all on a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("teacher") / "small.safetensors"

@@ -34,15 +34,6 @@ CONFIGS = {"semi-coupled": SEMI, "coupled": COUPLED, "prompted": PROMPTED, "anno
 all_objectives = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Networks this small are only slowed down by more."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 def make_sam(seed=0):
     torch.manual_seed(seed)
     sam = Sam(

@@ -10,19 +10,6 @@ from mobile_sam.distill.config import TrainConfig
 from mobile_sam.distill.recipe import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.py"))
-IMPORT = "from mobile_sam.distill.config import TrainConfig\n"
-
-
-@pytest.fixture
-def recipe(tmp_path):
-    """Write a recipe."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "mine.py"
-        path.write_text(IMPORT + text)
-        return path
-
-    return write
 
 
 def variants_of(path: Path) -> list[str | None]:

@@ -109,12 +109,14 @@ def _parse_part(text: str) -> tuple[int, int]:
 
 
 def _device_of_rank() -> str | None:
-    """Give each process that torchrun starts on a machine a GPU of its own."""
+    """The GPU of a process that torchrun started, if there are GPUs."""
     import torch
+
+    from mobile_sam.distill.processes import gpu_of
 
     if "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
         return None
-    return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    return str(gpu_of(int(os.environ["LOCAL_RANK"])))
 
 
 def _tell(line: str) -> None:

@@ -173,9 +173,8 @@ def _make_generator(config: EverythingConfig, engine: str, checkpoint: Path | No
 def _made_by(settings: dict[str, Any], engine: str, checkpoint: Path | None) -> dict[str, Any]:
     """Say how masks are made, as what JSON has."""
     from mobile_sam.cli.everything_folder import TOOL
-    from mobile_sam.core.weights import BUNDLED, sha256_of_file, weights_file
+    from mobile_sam.core.weights import describe_checkpoint
 
-    model = {"checkpoint": "bundled", "sha256": BUNDLED.file_sha256}
-    if checkpoint is not None:
-        model = {"checkpoint": checkpoint.name, "sha256": sha256_of_file(weights_file(checkpoint))}
+    name, sha256 = describe_checkpoint(checkpoint)
+    model = {"checkpoint": name, "sha256": sha256}
     return {"tool": TOOL, "version": __version__, "engine": engine, "model": model, "settings": settings}

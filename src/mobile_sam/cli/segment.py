@@ -67,9 +67,8 @@ def segment(
     weights = weights_file(checkpoint) if checkpoint else None
     spent_ms: dict[str, float] = {}
     with ThreadPoolExecutor(1) as background:
-        loading = background.submit(
-            _load, engine, checkpoint, spent_ms
-        )  # takes longer than all that this thread does meanwhile
+        # which takes longer than all that this thread does meanwhile
+        loading = background.submit(_load, engine, checkpoint, spent_ms)
         asked = parse_prompts(point or [], box or [], prompts)
         num_pictures = (3 if multimask else 1) * (1 if style is Style.overlay else len(asked))
         pictures = picture_paths(output or Path(f"{photo.stem}_{style.value}.png"), num_pictures)

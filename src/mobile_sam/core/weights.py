@@ -94,6 +94,18 @@ def find_checkpoint(name: str | Path | None) -> Path | None:
     return path
 
 
+def describe_checkpoint(name: str | Path | None) -> tuple[str, str]:
+    """Name a checkpoint in a record: "bundled" or the name of its file or folder, and the sha256 of its weights.
+
+    Raises:
+        FileNotFoundError: as `find_checkpoint`.
+    """
+    checkpoint = find_checkpoint(name)
+    if checkpoint is None:
+        return "bundled", BUNDLED.file_sha256
+    return checkpoint.name, sha256_of_file(weights_file(checkpoint))
+
+
 def sha256_of_file(path: Path) -> str:
     """Return the hexadecimal sha256 of a file's bytes."""
     with open(path, "rb") as file:

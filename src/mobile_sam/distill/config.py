@@ -129,6 +129,10 @@ class TrainConfig:
         """What is trained: one of TRAINABLE_PARTS."""
         return self.trains or PARTS_OF_OBJECTIVE[self.objective]
 
+    def num_steps(self, num_pictures: int) -> int:
+        """Steps of the whole run on a number of pictures, at least 1."""
+        return self.max_steps or max(1, round(self.epochs * num_pictures / self.batch_size))
+
     @property
     def needs_teacher(self) -> bool:
         """Whether the loss compares with a teacher, and not with annotations."""

@@ -18,9 +18,8 @@ from mobile_sam.distill.config import TrainConfig
 from mobile_sam.distill.frozen_encoder import FrozenEncoder
 from mobile_sam.distill.losses import embedding_mse
 from mobile_sam.distill.mask_losses import mask_losses
+from mobile_sam.engines.pytorch import AUTOCAST_DTYPES
 from mobile_sam.modeling.sam import Sam
-
-AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 
 
 class Distiller(nn.Module):
@@ -65,7 +64,7 @@ class Distiller(nn.Module):
         """
         config = self.config
         teacher, encode = self._hidden
-        dtype = AUTOCAST_DTYPES[config.precision]
+        dtype = AUTOCAST_DTYPES.get(config.precision)  # None for fp32
         with torch.autocast(batch.images.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
             if config.needs_teacher:
                 batch = replace(batch, teacher_features=self.teacher_features(batch))

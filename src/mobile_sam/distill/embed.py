@@ -20,7 +20,7 @@ from mobile_sam.data.embedding_shards import StoredEmbedding, read_finished
 from mobile_sam.data.embedding_writer import EmbeddingShardWriter
 from mobile_sam.data.picture_set import PictureSet, SampleError
 from mobile_sam.data.records import Problem
-from mobile_sam.distill.guard import MIN_SKIPPED
+from mobile_sam.distill.guard import are_too_many
 from mobile_sam.distill.processes import told_of_dead_readers
 from mobile_sam.distill.read_ahead import ResizedPicture, read_ahead
 from mobile_sam.distill.teacher import Teacher
@@ -274,7 +274,7 @@ class _Job:
 
     def _check_skipped(self) -> None:
         num_skipped = len(self.skipped)
-        if num_skipped > MIN_SKIPPED and num_skipped > self.options.max_skipped * self.num_done:
+        if are_too_many(num_skipped, self.num_done, self.options.max_skipped):
             raise ValueError(
                 f"{num_skipped} of the first {self.num_done} pictures cannot be used, more than the share of "
                 f"{self.options.max_skipped:g} that --max-skipped allows, such as {self.skipped[-1].where}: "

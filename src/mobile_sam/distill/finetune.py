@@ -186,8 +186,7 @@ def _with_student_of_checkpoint(config: TrainConfig, chosen: Mapping[str, Any]) 
 
 def _with_intervals(config: TrainConfig, chosen: Mapping[str, Any], num_pictures: int) -> TrainConfig:
     """Validate and save some NUM_VALIDATIONS times in a run, however long it is."""
-    num_steps = config.max_steps or max(1, round(config.epochs * num_pictures / config.batch_size))
-    every = max(1, round(num_steps / NUM_VALIDATIONS))
+    every = max(1, round(config.num_steps(num_pictures) / NUM_VALIDATIONS))
     return config.with_values({"validate_every": every, "checkpoint_every": every, **chosen})
 
 

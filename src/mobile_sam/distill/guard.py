@@ -20,6 +20,11 @@ MIN_STEPS = 100  # before growth is judged
 MIN_SKIPPED = 8  # so many unusable pictures never stop a run: at its beginning one is a large share
 
 
+def are_too_many(num_skipped: int, num_read: int, max_share: float) -> bool:
+    """Whether so many of the pictures read cannot be used that it makes no sense to go on."""
+    return num_skipped > MIN_SKIPPED and num_skipped > max_share * num_read
+
+
 class TrainingStoppedError(ValueError):
     """A run cannot go on; the message says why, and what is left of it."""
 
@@ -111,10 +116,11 @@ class SkippedPictures:
             TrainingStoppedError: too many were skipped.
         """
         num_skipped = self.num_skipped if num_skipped is None else num_skipped
-        share = num_skipped / max(num_used + num_skipped, 1)
-        if num_skipped > MIN_SKIPPED and share > self.max_share:
+        num_read = num_used + num_skipped
+        if are_too_many(num_skipped, num_read, self.max_share):
             kinds = ", ".join(f"{count} x {kind}" for kind, count in self.by_kind.most_common())
             raise TrainingStoppedError(
-                f"{num_skipped} pictures cannot be used ({kinds or 'in other processes'}), {share:.1%} of those read, "
-                f"more than max_skipped={self.max_share:g}; see {self.path.parent}/skipped-*.jsonl"
+                f"{num_skipped} pictures cannot be used ({kinds or 'in other processes'}), "
+                f"{num_skipped / num_read:.1%} of those read, more than max_skipped={self.max_share:g}; see "
+                f"{self.path.parent}/skipped-*.jsonl"
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mobile_sam.core.embedding import EMBEDDING_STRIDE
 from mobile_sam.distill.batches import Batch
 from mobile_sam.distill.distiller import Distiller
 from mobile_sam.distill.loading import Samples, StepSampler, load_batches
@@ -44,5 +45,5 @@ def match_channels(distiller: Distiller, samples: Samples, device: torch.device)
 def _teacher_cells(distiller: Distiller, batch: Batch) -> Tensor:
     """What the teacher says of the cells that hold picture: (cells, C) float32."""
     features = distiller.teacher_features(batch)  # (1, C, h, w)
-    valid = valid_cells(batch.input_hw, (features.shape[2], features.shape[3]), stride=16)  # (1, h, w)
+    valid = valid_cells(batch.input_hw, (features.shape[2], features.shape[3]), EMBEDDING_STRIDE)  # (1, h, w)
     return features.permute(0, 2, 3, 1)[valid]

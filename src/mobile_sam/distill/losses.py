@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mobile_sam.core.embedding import EMBEDDING_STRIDE
+
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2
 DICE_SMOOTH = 1.0
 
@@ -31,7 +33,7 @@ def valid_cells(input_hw: Tensor, map_hw: tuple[int, int], stride: int) -> Tenso
     return (y < height)[:, :, None] & (x < width)[:, None, :]
 
 
-def embedding_mse(student: Tensor, teacher: Tensor, input_hw: Tensor, stride: int = 16) -> Tensor:
+def embedding_mse(student: Tensor, teacher: Tensor, input_hw: Tensor, stride: int = EMBEDDING_STRIDE) -> Tensor:
     """Mean squared error between two embeddings, over the cells that hold picture.
 
     The mean is taken over each picture first and then over pictures, so that a narrow one counts as much as a square.

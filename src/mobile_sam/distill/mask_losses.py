@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mobile_sam.core.embedding import EMBEDDING_STRIDE
 from mobile_sam.core.prompts import (
     LABEL_BOX_LOWER_RIGHT,
     LABEL_BOX_UPPER_LEFT,
@@ -28,7 +29,6 @@ from mobile_sam.distill.config import TrainConfig
 from mobile_sam.distill.losses import bce_loss, dice_loss, focal_loss, mask_iou, valid_cells
 from mobile_sam.modeling import PromptEncoder, Sam
 
-MAP_STRIDE = 16  # model pixels per cell of the embedding
 LOSS_FUNCTIONS = {"focal": focal_loss, "dice": dice_loss, "bce": bce_loss}
 FOCAL_AND_DICE = {"focal": 20.0, "dice": 1.0}  # SAM's weights
 LOSS_WEIGHTS = {
@@ -152,7 +152,7 @@ def decode(sam: Sam, features: Tensor, prompts: MaskPrompts) -> tuple[Tensor, Te
     Returns:
         Logits (N, 4, 4 * h, 4 * w) and predicted IoU (N, 4) of the four mask tokens, float32.
     """
-    prompt_encoder = prompt_encoder_for(sam, features.shape[-1] * MAP_STRIDE)
+    prompt_encoder = prompt_encoder_for(sam, features.shape[-1] * EMBEDDING_STRIDE)
     sparse, dense = prompt_encoder((prompts.coords_xy, prompts.labels), None, prompts.mask_logits)
     sparse = sparse[:, :-1]  # the prompts have their padding point where it belongs
     logits, ious = sam.mask_decoder.predict_masks(features, prompt_encoder.get_dense_pe(), sparse, dense)
@@ -161,7 +161,7 @@ def decode(sam: Sam, features: Tensor, prompts: MaskPrompts) -> tuple[Tensor, Te
 
 def prompt_encoder_for(sam: Sam, side: int) -> PromptEncoder:
     """Return a model's prompt encoder for frames of another side, in pixels; the weights are shared, not copied."""
-    map_side = side // MAP_STRIDE
+    map_side = side // EMBEDDING_STRIDE
     encoder = copy.copy(sam.prompt_encoder)  # shallow: its parameters are those of the original
     encoder.image_embedding_size = (map_side, map_side)
     encoder.input_image_size = (side, side)

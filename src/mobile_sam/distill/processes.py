@@ -137,9 +137,14 @@ def joined_processes(device: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
+def gpu_of(local_rank: int) -> torch.device:
+    """Give each process of a machine a GPU of its own; where there are fewer, they share."""
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
 def _device(name: str, local_rank: int) -> torch.device:
     if name in ("", "cuda") and torch.cuda.is_available():
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        device = gpu_of(local_rank)
         torch.cuda.set_device(device)
         return device
     try:

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from mobile_sam.core.weights import BUNDLED, is_bundled_name, sha256_of_file, weights_file
+from mobile_sam.core.weights import describe_checkpoint
 from mobile_sam.data.embedding_shards import EmbeddingShards
 from mobile_sam.data.picture_set import PictureSet, hold_out, open_picture_set
 from mobile_sam.data.stored_pictures import StoredPictures
 from mobile_sam.distill.config import TrainConfig
-from mobile_sam.distill.guard import MIN_SKIPPED
+from mobile_sam.distill.guard import are_too_many
 from mobile_sam.distill.models import TeacherParts
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def check_embeddings(pictures: PictureSet, embeddings: EmbeddingShards, max_skip
     """
     tried = [pictures.keys[index] for index in range(0, len(pictures), -(-len(pictures) // NUM_TRIED))]
     missing = [key for key in tried if key not in embeddings]
-    if len(missing) == len(tried) or len(missing) > max(MIN_SKIPPED, max_skipped * len(tried)):
+    if len(missing) == len(tried) or are_too_many(len(missing), len(tried), max_skipped):
         raise ValueError(
             f"{len(missing)} of {len(tried)} pictures that were looked up have no embedding, such as {missing[0]}; "
             "embed the same sources, with the same --fraction and --seed (here data_seed)"
@@ -92,6 +92,4 @@ def facts_of(
 
 
 def _sha256(checkpoint: str) -> str:
-    if not checkpoint:
-        return ""
-    return BUNDLED.file_sha256 if is_bundled_name(checkpoint) else sha256_of_file(weights_file(checkpoint))
+    return describe_checkpoint(checkpoint)[1] if checkpoint else ""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mobile_sam.build_sam import identify_checkpoint
 from mobile_sam.core.geometry import LongSideResize
-from mobile_sam.core.weights import bundled_weights_path, is_bundled_name, sha256_of_file, weights_file
+from mobile_sam.core.weights import describe_checkpoint
 from mobile_sam.data.embedding_format import TeacherRecord
 from mobile_sam.engines.base import check_image
 from mobile_sam.engines.pytorch import TorchEngine
@@ -53,13 +53,13 @@ class Teacher:
     """
 
     def __init__(self, checkpoint: str | Path, *, device: str | None = None, precision: str = "fp32") -> None:
-        path = bundled_weights_path() if is_bundled_name(checkpoint) else weights_file(checkpoint)
         self.engine = TorchEngine(str(checkpoint), device=device, precision=precision)
         self.sam: Sam = self.engine.model.eval().requires_grad_(False)
         name = identify_checkpoint(self.sam.state_dict())
         assert name is not None  # or it would not have been loaded
         side = self.engine.input_side
-        self.record = TeacherRecord(name, sha256_of_file(path), self.engine.model_id, side, precision)
+        _, sha256 = describe_checkpoint(checkpoint)
+        self.record = TeacherRecord(name, sha256, self.engine.model_id, side, precision)
 
     @property
     def device(self) -> torch.device:

@@ -126,7 +126,7 @@ class _Run:
             logger.warning("%s: %s: %s", problem.kind, problem.where, problem.message)
         online_side = teacher.input_side if teacher is not None and embeddings is None else None
         self.samples = Samples(pictures, config, embeddings, online_side)
-        self.num_steps = config.max_steps or max(1, round(config.epochs * len(pictures) / config.batch_size))
+        self.num_steps = config.num_steps(len(pictures))
 
         self.student = make_student(config).to(device)
         if config.channels_last:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.geometry import LongSideResize
-from mobile_sam.core.prompts import LOW_RES_STRIDE, Prompt, PromptBatch
+from mobile_sam.core.prompts import LABEL_BOX_LOWER_RIGHT, LOW_RES_STRIDE, Prompt, PromptBatch
 from mobile_sam.data.clicks import grid_points
 from mobile_sam.data.picture_set import PictureSet, SampleError
 from mobile_sam.distill.config import TrainConfig
@@ -188,7 +188,7 @@ def _packed(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 def _own_choice(prompts: PromptBatch, iou_predictions: NDArray[np.float32]) -> NDArray[np.int64]:
     """Choose as SAM's users do: the single mask for a box, the best of three for a click."""
-    has_box = (prompts.labels == 3).any(axis=1)
+    has_box = (prompts.labels == LABEL_BOX_LOWER_RIGHT).any(axis=1)
     return np.where(has_box, 0, 1 + iou_predictions[:, 1:].argmax(axis=1))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mobile_sam._version import __version__
-from mobile_sam.core.weights import BUNDLED, find_checkpoint, sha256_of_file, weights_file
+from mobile_sam.core.weights import describe_checkpoint, find_checkpoint, weights_file
 from mobile_sam.engines import ENGINES, PRECISIONS, Engine, make_engine
 
 MODEL_HELP = (
@@ -146,14 +146,8 @@ class Model:
 
     def facts(self) -> dict[str, str]:
         """Say all that is needed to have the same model again: also the weights' file and its sha256."""
-        checkpoint = find_checkpoint(self.spec.checkpoint) if self.is_of_spec else None
-        if not self.is_of_spec:
-            weights = {"checkpoint": "the caller's", "weights_sha256": ""}
-        elif checkpoint is None:
-            weights = {"checkpoint": "bundled", "weights_sha256": BUNDLED.file_sha256}
-        else:
-            weights = {"checkpoint": checkpoint.name, "weights_sha256": sha256_of_file(weights_file(checkpoint))}
-        return {"name": self.name, **self.facts_of_engine(), **weights}
+        checkpoint, sha256 = describe_checkpoint(self.spec.checkpoint) if self.is_of_spec else ("the caller's", "")
+        return {"name": self.name, **self.facts_of_engine(), "checkpoint": checkpoint, "weights_sha256": sha256}
 
 
 def make_models(specs: Sequence[ModelSpec], num_threads: int = 0) -> list[Model]:
