@@ -18,5 +18,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=bundled_folder())
     arguments = parser.parse_args()
-    for path in export_graphs(build_sam_vit_t("mobile_sam"), bundled_weights_path(), arguments.folder):
+    sam = build_sam_vit_t("mobile_sam")
+    for path in export_graphs(sam, bundled_weights_path(), arguments.folder, with_any_size=True):
         print(f"{path}: {path.stat().st_size:,} bytes")

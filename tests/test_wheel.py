@@ -29,6 +29,7 @@ def test_wheel_holds_weights_graphs_types_and_licences(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name.removeprefix("mobile_sam/") for name in names if name.startswith("mobile_sam/")}
     assert {"weights/mobile_sam.safetensors", "weights/encoder.onnx", "weights/decoder.onnx", "py.typed"} <= inside
+    assert "weights/encoder_any.onnx" in inside
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert any(name.endswith("licenses/NOTICE") for name in names)
     weights = [name for name in names if name.endswith((".safetensors", ".pt", ".pth", ".npz", ".bin"))]

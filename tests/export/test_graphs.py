@@ -7,12 +7,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 from mobile_sam import build_sam_vit_t
 from mobile_sam.core.weights import bundled_folder, bundled_weights_path, read_safetensors_header
-from mobile_sam.export.graphs import export_graphs, refer_to_weights
+from mobile_sam.export.graphs import any_size_spec, export_graphs, refer_to_weights
 
-GRAPHS = ("encoder.onnx", "decoder.onnx")
+GRAPHS = ("encoder.onnx", "decoder.onnx", "encoder_any.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def fresh_folder(tmp_path_factory):
     """Graphs traced now, beside a copy of the weights."""
     folder = tmp_path_factory.mktemp("graphs")
     shutil.copy(bundled_weights_path(), folder)
-    export_graphs(build_sam_vit_t("mobile_sam"), bundled_weights_path(), folder)
+    export_graphs(build_sam_vit_t("mobile_sam"), bundled_weights_path(), folder, with_any_size=True)
     return folder
 
 
@@ -38,6 +39,42 @@ def test_encoder_traced_anew_computes_the_same(fresh_folder):
         session(f, "encoder.onnx").run(None, {"image": image})[0] for f in (bundled_folder(), fresh_folder)
     )
     np.testing.assert_allclose(fresh, shipped, atol=1e-5)
+
+
+@pytest.mark.parametrize("size_hw", [(64, 112), (240, 16)])
+def test_encoder_of_any_size_traced_anew_computes_the_same(fresh_folder, size_hw):
+    image = np.random.default_rng(0).standard_normal((2, 3, *size_hw)).astype(np.float32)
+    shipped, fresh = (
+        session(folder, "encoder_any.onnx").run(None, {"image": image})[0]
+        for folder in (bundled_folder(), fresh_folder)
+    )
+    np.testing.assert_allclose(fresh, shipped, atol=1e-5)
+    assert shipped.shape == (2, 256, size_hw[0] // 16, size_hw[1] // 16)
+
+
+def test_openvino_runs_the_encoder_of_any_size():
+    openvino = pytest.importorskip("openvino")
+    path = bundled_folder() / "encoder_any.onnx"
+    image = np.random.default_rng(0).standard_normal((1, 3, 48, 160)).astype(np.float32)
+    expected = session(bundled_folder(), "encoder_any.onnx").run(None, {"image": image})[0]
+    core = openvino.Core()
+    for shape in (None, [1, 3, 48, 160]):
+        model = core.read_model(path)
+        if shape:
+            model.reshape(shape)
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        np.testing.assert_allclose(compiled([image])[0], expected, atol=1e-4)
+
+
+def test_the_encoder_of_any_size_takes_little_room():
+    assert (bundled_folder() / "encoder_any.onnx").stat().st_size < 1_500_000
+
+
+def test_a_network_of_one_size_has_no_graph_for_any():
+    sam = build_sam_vit_t("mobile_sam")
+    sam.image_encoder = torch.nn.Identity()
+    with pytest.raises(ValueError, match="Identity takes pictures of one size only"):
+        any_size_spec(sam)
 
 
 @pytest.mark.parametrize("num_masks_given", [1, 3])

@@ -25,7 +25,8 @@ from mobile_sam.build_sam import build_sam_vit_t_1m, save_sam
 from mobile_sam.core.errors import WeightsError
 from mobile_sam.core.prompts import PromptBatch
 from mobile_sam.core.weights import ENCODER_PREFIX, bundled_weights_path, fingerprint_of_file, read_metadata
-from mobile_sam.engines import make_engine
+from mobile_sam.engines import choose_engine, make_engine
+from mobile_sam.engines.openvino import OpenVinoEngine
 from mobile_sam.engines.ort import OrtEngine
 from mobile_sam.engines.pytorch import TorchEngine
 from mobile_sam.export.model_folder import export_model
@@ -63,7 +64,7 @@ def other_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engines(folder):
-    return OrtEngine(folder), TorchEngine(folder, device="cpu")
+    return OrtEngine(folder), OpenVinoEngine(folder), TorchEngine(folder, device="cpu")
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_exporting_twice_gives_the_same_bytes_and_leaves_the_module_as_it_was(st
     assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
 
 
-def test_both_engines_run_a_student_of_another_size_as_its_module_does(engines, student, cat):
+def test_each_engine_runs_a_student_of_another_size_as_its_module_does(engines, student, cat):
     module = TorchEngine(student)
     (expected,) = module.encode([cat])
     assert expected.features.shape == (1, 256, 32, 32)
@@ -131,7 +132,7 @@ def test_both_engines_run_a_student_of_another_size_as_its_module_does(engines, 
         assert_allclose(engine.decode(embedding, batch, (0, 1, 2, 3)).low_res_logits, logits, atol=LOGIT_ERROR)
 
 
-def test_both_engines_give_the_same_masks_of_points_boxes_and_masks(engines, cat):
+def test_all_engines_give_the_same_masks_of_points_boxes_and_masks(engines, cat):
     answers = []
     for engine in engines:
         predictor = SamPredictor(engine=engine)
@@ -139,10 +140,11 @@ def test_both_engines_give_the_same_masks_of_points_boxes_and_masks(engines, cat
         first = predictor.predict_batch(PROMPTS)
         masks = [Prompt.of(mask=first[0].low_res_logits[0]), Prompt.of(mask=first[1].masks[0])]
         answers.append([*first, *predictor.predict_batch(masks)])
-    for found, expected in zip(*answers, strict=True):
-        assert found.masks.shape == (3, 300, 451)
-        assert min(map(iou_of, found.masks, expected.masks)) > 0.999
-        assert_allclose(found.iou_predictions, expected.iou_predictions, atol=1e-4)
+    for *others, expected in zip(*answers, strict=True):
+        for found in others:
+            assert found.masks.shape == (3, 300, 451)
+            assert min(map(iou_of, found.masks, expected.masks)) > 0.999
+            assert_allclose(found.iou_predictions, expected.iou_predictions, atol=1e-4)
 
 
 def test_a_picture_of_exactly_the_input_side_needs_no_resize(engines):
@@ -152,11 +154,12 @@ def test_a_picture_of_exactly_the_input_side_needs_no_resize(engines):
         assert embedding.input_hw == embedding.image_hw == (512, 512)
 
 
-def test_everything_is_found_by_both_engines_alike(engines, cat):
+def test_everything_is_found_by_all_engines_alike(engines, cat):
     config = EverythingConfig(points_per_side=8, pred_iou_thresh=0.3, stability_score_thresh=0.0)
-    (onnx_result,), (torch_result,) = (SAM(engine).predict(cat, everything=config) for engine in engines)
-    assert len(onnx_result.masks.data) == len(torch_result.masks.data) > 0
-    assert min(map(iou_of, onnx_result.masks.data, torch_result.masks.data)) > 0.99
+    *others, expected = (SAM(engine).predict(cat, everything=config)[0].masks.data for engine in engines)
+    for found in others:
+        assert len(found) == len(expected) > 0
+        assert min(map(iou_of, found, expected)) > 0.99
 
 
 def test_an_embedding_for_another_side_is_refused_although_the_weights_are_the_same(engines, folder, cat):
@@ -209,10 +212,10 @@ def test_everything_at_half_the_side_finds_what_its_points_ask_for(half, example
         assert max(iou_of(record["segmentation"], mask) for mask in of_its_point) > 0.99
 
 
-@pytest.mark.parametrize("name", ["auto", "onnxruntime", "torch"])
+@pytest.mark.parametrize("name", ["auto", "onnxruntime", "openvino", "torch"])
 def test_a_folder_is_a_model_wherever_one_is_named(folder, name):
     engine = make_engine(name, str(folder))
-    assert type(engine) is (TorchEngine if name == "torch" else OrtEngine)
+    assert engine.name == (choose_engine(folder)[0] if name == "auto" else name)
     assert SamPredictor(folder, engine=name).engine.model_id == SAM(folder, engine=name).engine.model_id
 
 

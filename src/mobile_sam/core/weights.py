@@ -48,8 +48,14 @@ BUNDLED = WeightsRecord(
 ENCODER_GRAPH, DECODER_GRAPH = "encoder.onnx", "decoder.onnx"
 """The ONNX graphs beside the weights."""
 
+ANY_SIZE_ENCODER_GRAPH = "encoder_any.onnx"
+"""The encoder once more, for pictures of any height and width; the bundled weights have it beside them."""
+
 FOLDER_WEIGHTS = "weights.safetensors"
 """The weights in a model folder, which has these and the two graphs."""
+
+MANIFEST_FILE = "export.json"
+"""What a folder of `mobile-sam export` says of itself, see `mobile_sam.core.manifest`."""
 
 ENCODER_PREFIX = "image_encoder."
 """What the keys of the image encoder begin with. Embeddings depend on these weights only."""
@@ -73,13 +79,13 @@ def is_bundled_name(name: str | Path) -> bool:
 
 
 def weights_file(checkpoint: str | Path) -> Path:
-    """Return the file with the weights of a checkpoint: itself, or the one in it where it is a model folder."""
+    """Return the file that tells a checkpoint from others: itself, or of a folder its weights or its manifest."""
     path = Path(checkpoint)
-    return path / FOLDER_WEIGHTS if (path / FOLDER_WEIGHTS).is_file() else path
+    return next((path / name for name in (FOLDER_WEIGHTS, MANIFEST_FILE) if (path / name).is_file()), path)
 
 
 def find_checkpoint(name: str | Path | None) -> Path | None:
-    """Look up what a user names as a model: None for the bundled weights, else a file or a model folder.
+    """Look up what a user names as a model: None for the bundled weights, else a file or an exported folder.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or a folder without weights in it.
@@ -90,12 +96,16 @@ def find_checkpoint(name: str | Path | None) -> Path | None:
     if not path.exists():
         raise FileNotFoundError(f"there is no checkpoint {path}; the bundled weights are called 'mobile_sam'")
     if not weights_file(path).is_file():
-        raise FileNotFoundError(f"there is no checkpoint in {path}: it has no {FOLDER_WEIGHTS}; name a file")
+        raise FileNotFoundError(
+            f"there is no checkpoint in {path}: it has neither {FOLDER_WEIGHTS} nor {MANIFEST_FILE}; name a file"
+        )
     return path
 
 
 def describe_checkpoint(name: str | Path | None) -> tuple[str, str]:
     """Name a checkpoint in a record: "bundled" or the name of its file or folder, and the sha256 of its weights.
+
+    Of an exported folder without weights it is that of the manifest, which has those of its files.
 
     Raises:
         FileNotFoundError: as `find_checkpoint`.

@@ -1,12 +1,15 @@
 """ONNX graphs, those in the wheel and others: traced from the modules, every weight left in the safetensors file.
 
-Two graphs, opset 20:
+Three graphs, opset 20, the last only where it is asked for:
 
 encoder.onnx   image (B, 3, S, S) -> features (B, 256, S/16, S/16)
 decoder.onnx   features (1, 256, S/16, S/16), point_coords (P, N, 2), point_labels (P, N),
                mask_input (D, 1, S/4, S/4), has_mask_input (D,) with D = 1 or P, mask_tokens (M,) int64,
                min_iou () -> low_res_logits (R, M, S/4, S/4), iou_predictions (P, M), drawn (R,) int64: the prompts
                with a predicted IoU of at least min_iou, and always the best; -inf for all
+encoder_any.onnx
+               image (B, 3, H, W) -> features (B, 256, H/16, W/16) for any multiples of 16: encoder.onnx with arithmetic
+               on shapes in it, which OpenVINO takes a tenth longer for (ONNX Runtime does not)
 
 The initializers carry the official keys and are ONNX "external data": file, offset and length of the same bytes in the
 safetensors file. BatchNorm is left in the graph, and runtimes fold it when they load it, because a folded weight would
@@ -28,9 +31,11 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from mobile_sam.core.files import atomic_path
-from mobile_sam.core.weights import DECODER_GRAPH, ENCODER_GRAPH, read_safetensors_header
+from mobile_sam.core.weights import ANY_SIZE_ENCODER_GRAPH, DECODER_GRAPH, ENCODER_GRAPH, read_safetensors_header
+from mobile_sam.modeling.common import any_size_traced
 from mobile_sam.modeling.fast_decoder import FastMaskDecoder
 from mobile_sam.modeling.sam import Sam
+from mobile_sam.modeling.tiny_vit_sam import TinyViT
 
 OPSET = 20
 IR_VERSION = 9  # what onnxruntime 1.17 and later read
@@ -57,6 +62,14 @@ class _Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.image_encoder(image)  # type: ignore[no-any-return]
+
+
+class _AnySizeEncoder(_Encoder):
+    """The same, traced so that height and width stay open."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        with any_size_traced():
+            return super().forward(image)
 
 
 class _Decoder(nn.Module):
@@ -99,20 +112,40 @@ def graph_specs(sam: Sam) -> list[GraphSpec]:
     ]  # fmt: skip
 
 
-def export_graphs(sam: Sam, weights: Path, folder: Path, *, metadata: Mapping[str, str] | None = None) -> list[Path]:
-    """Write the two graphs of `sam` to `folder`, pointing into `weights`.
+def any_size_spec(sam: Sam) -> GraphSpec:
+    """Describe the encoder's graph that takes pictures of any size.
+
+    Raises:
+        ValueError: an encoder that takes only one size: ViT, for its position embedding.
+    """
+    if not isinstance(sam.image_encoder, TinyViT):
+        raise ValueError(f"{type(sam.image_encoder).__name__} takes pictures of one size only; TinyViT takes any")
+    side = sam.image_encoder.img_size
+    axes = {"image": {0: "B", 2: "H", 3: "W"}, "features": {0: "B", 2: "h", 3: "w"}}
+    example = torch.zeros(1, 3, side, side)
+    return GraphSpec(ANY_SIZE_ENCODER_GRAPH, _AnySizeEncoder(sam), (example,), ("image",), ("features",), axes)
+
+
+def export_graphs(
+    sam: Sam, weights: Path, folder: Path, *, metadata: Mapping[str, str] | None = None, with_any_size: bool = False
+) -> list[Path]:
+    """Write the graphs of `sam` to `folder`, pointing into `weights`.
 
     Args:
         sam: the model, in eval mode, on the CPU.
         weights: the safetensors file that holds its weights; the graphs look for a file of this name beside them.
         folder: where the graphs go.
         metadata: what the graphs shall say of themselves.
+        with_any_size: whether to write the third graph too, which `encode(unpadded=True)` needs.
 
     Returns:
         The paths of the graphs.
+
+    Raises:
+        ValueError: weights other than the model's, or an encoder without a third graph.
     """
     paths = []
-    for spec in graph_specs(sam):
+    for spec in [*graph_specs(sam), *([any_size_spec(sam)] if with_any_size else [])]:
         graph = trace(spec)
         refer_to_weights(graph, weights)
         onnx.helper.set_model_props(graph, dict(metadata or {}))
@@ -123,18 +156,28 @@ def export_graphs(sam: Sam, weights: Path, folder: Path, *, metadata: Mapping[st
     return paths
 
 
-def trace(spec: GraphSpec) -> onnx.ModelProto:
-    """Trace a module to an ONNX graph whose initializers are the untouched parameters, under their own names.
+def trace(spec: GraphSpec, *, opset: int = OPSET, folds_constants: bool = False) -> onnx.ModelProto:
+    """Trace a module to an ONNX graph.
 
-    The exporter that traces (`dynamo=False`) is used because it keeps them so: no folding, no fusing.
+    The exporter that traces (`dynamo=False`) is used because it can leave every parameter as it is: no folding, no
+    fusing.
+
+    Args:
+        spec: what to trace, in eval mode.
+        opset: of ONNX.
+        folds_constants: whether to compute what depends on no input, and to fold each BatchNorm into the convolution
+            before it; else the initializers are the untouched parameters, under their own names.
     """
+    mode = torch.onnx.TrainingMode.EVAL if folds_constants else torch.onnx.TrainingMode.PRESERVE
+    if folds_constants:  # else the exporter puts back a wrapper's own mode, train, and that of all within it
+        spec.module.eval()
     with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # the exporter is called deprecated, and sizes are constants on purpose
         traced = Path(folder) / spec.file_name
         torch.onnx.export(
-            spec.module, spec.example_inputs, str(traced), dynamo=False, opset_version=OPSET,
+            spec.module, spec.example_inputs, str(traced), dynamo=False, opset_version=opset,
             input_names=list(spec.input_names), output_names=list(spec.output_names), dynamic_axes=spec.dynamic_axes,
-            do_constant_folding=False, training=torch.onnx.TrainingMode.PRESERVE,
+            do_constant_folding=folds_constants, training=mode,
         )  # fmt: skip
         graph = onnx.load(traced)
     graph.ir_version = IR_VERSION

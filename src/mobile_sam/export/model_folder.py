@@ -52,15 +52,32 @@ def export_model(
         sam, told = model, {}
     else:
         sam, told = sam_from_checkpoint(model), _metadata_of(model)
+    with atomic_folder(folder, replaces=is_there) as temporary:
+        write_model_folder(sam, temporary, name=name, metadata={**told, **(metadata or {})})
+    return folder
+
+
+def write_model_folder(
+    sam: Sam, folder: Path, *, name: str | None = None, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write the files of a model to a folder that is there and empty.
+
+    Args:
+        sam: the module, which is not changed.
+        folder: where.
+        name: see `export_model`.
+        metadata: what the weights shall say of themselves beside what model it is.
+
+    Raises:
+        ValueError: the model is of no known kind. OSError: the folder cannot be written.
+    """
     name = name or identify_checkpoint(sam.state_dict())
     if name is None:
         raise ValueError(f"the model is none of those known here: {', '.join(sam_model_registry)}")
-    with atomic_folder(folder, replaces=is_there) as temporary:
-        weights = temporary / FOLDER_WEIGHTS
-        save_sam(sam, weights, name=name, metadata={**told, **(metadata or {})})
-        as_written = sam_from_checkpoint(weights)  # on the CPU, in fp32, in eval mode, as graphs are traced
-        export_graphs(as_written, weights, temporary, metadata={"weights_sha256": sha256_of_file(weights)})
-    return folder
+    weights = folder / FOLDER_WEIGHTS
+    save_sam(sam, weights, name=name, metadata=metadata)
+    as_written = sam_from_checkpoint(weights)  # on the CPU, in fp32, in eval mode, as graphs are traced
+    export_graphs(as_written, weights, folder, metadata={"weights_sha256": sha256_of_file(weights)})
 
 
 def _check_replaceable(folder: Path) -> bool:

@@ -5,7 +5,9 @@ are the same memory (channels last), so that the permutations cost nothing.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +89,19 @@ def is_traced() -> bool:
     return bool(torch.jit.is_tracing()) or torch.onnx.is_in_onnx_export()  # type: ignore[attr-defined]
 
 
+_WRITES_OUT_ATTENTION = ContextVar("writes_out_attention", default=False)
+
+
+@contextmanager
+def attention_written_out() -> Iterator[None]:
+    """Have attention recorded inside as matrix products and a softmax, for converters without the fused operator."""
+    token = _WRITES_OUT_ATTENTION.set(True)
+    try:
+        yield
+    finally:
+        _WRITES_OUT_ATTENTION.reset(token)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention: (B, heads, Lq, D) x (B, heads, Lk, D) -> (B, heads, Lq, D).
 
@@ -100,7 +115,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
         bias: added to the scores before the softmax, broadcastable to (B, heads, Lq, Lk); cast to the dtype of `q`.
     """
     bias = None if bias is None else bias.to(q.dtype)
-    if not is_traced():
+    if not is_traced() and not _WRITES_OUT_ATTENTION.get():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     (head_dim,) = static_sizes(q, -1)
     scores = (q / math.sqrt(head_dim)) @ k.transpose(-2, -1)  # (B, heads, Lq, Lk)
@@ -119,6 +134,29 @@ def static_sizes(x: Tensor, *dims: int) -> tuple[int, ...]:
     return tuple(int(x.shape[dim]) for dim in dims)
 
 
+_KEEPS_ANY_SIZE = ContextVar("keeps_any_size", default=False)
+
+
+@contextmanager
+def any_size_traced() -> Iterator[None]:
+    """Have what is traced inside take maps of any height and width, by arithmetic on shapes that costs a little."""
+    token = _KEEPS_ANY_SIZE.set(True)
+    try:
+        yield
+    finally:
+        _KEEPS_ANY_SIZE.reset(token)
+
+
+def takes_any_size() -> bool:
+    """Whether what is being traced shall take maps of any height and width."""
+    return is_traced() and _KEEPS_ANY_SIZE.get()
+
+
+def map_sizes(x: Tensor, *dims: int) -> tuple[int, ...]:
+    """Read heights and widths: plain ints as `static_sizes`, but traced ones inside `any_size_traced`."""
+    return tuple(x.shape[dim] for dim in dims) if takes_any_size() else static_sizes(x, *dims)
+
+
 def window_partition(x: Tensor, window_size: int) -> tuple[Tensor, tuple[int, int]]:
     """Cut a map into square windows, after zero-padding it at the bottom and right to whole windows.
 
@@ -129,9 +167,9 @@ def window_partition(x: Tensor, window_size: int) -> tuple[Tensor, tuple[int, in
     Returns:
         The windows (B * windows, window_size, window_size, C), row by row, and the padded (height, width).
     """
-    height, width, channels = static_sizes(x, 1, 2, 3)
+    (height, width), (channels,) = map_sizes(x, 1, 2), static_sizes(x, 3)
     pad_bottom, pad_right = -height % window_size, -width % window_size
-    if pad_bottom or pad_right:
+    if takes_any_size() or pad_bottom or pad_right:
         x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))
     rows, columns = (height + pad_bottom) // window_size, (width + pad_right) // window_size
     tiles = x.reshape(-1, rows, window_size, columns, window_size, channels)

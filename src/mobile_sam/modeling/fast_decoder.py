@@ -88,16 +88,23 @@ class MaskTokenDecoder(nn.Module):
         self.mask_decoder = sam.mask_decoder
 
     def forward(
-        self, features: Tensor, point_coords: Tensor, point_labels: Tensor, mask_input: Tensor, has_mask_input: Tensor
+        self,
+        features: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        mask_input: Tensor,
+        has_mask_input: Tensor,
+        dense_pe: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Decode P prompts over one embedding.
 
         Args:
-            features: (1, C, h, w), the embedding of one picture.
+            features: (1, C, h, w), the embedding of one picture, or (P, C, h, w), one for each prompt.
             point_coords: (P, N, 2) float32, model pixels.
             point_labels: (P, N) float32: 1, 0, 2, 3, -1 as in SAM, and -10 for an absent point.
             mask_input: (D, 1, 4h, 4w) logits, D = P, or D = 1 for one that all prompts share.
             has_mask_input: (D,) float32, 1 where the mask is to be used and 0 where there is none.
+            dense_pe: (1, C, h, w), positions of the features; None for `PromptEncoder.get_dense_pe()`.
 
         Returns:
             Predicted IoU (P, 4); weights of the four masks (P, 4, C/8); image tokens (P, h * w, C).
@@ -105,7 +112,8 @@ class MaskTokenDecoder(nn.Module):
         prompt_tokens = self.prompt_encoder._embed_points(point_coords, point_labels, pad=False)  # (P, N, C)
         dense = embed_masks(self.prompt_encoder, mask_input, has_mask_input)  # (D, C, h or 1, w or 1)
         image_tokens = (features + dense).flatten(2).transpose(1, 2)  # (D, L, C)
-        grid_pe = self.prompt_encoder.get_dense_pe().flatten(2).transpose(1, 2).to(features.dtype)  # (1, L, C)
+        dense_pe = self.prompt_encoder.get_dense_pe() if dense_pe is None else dense_pe  # (1, C, h, w)
+        grid_pe = dense_pe.flatten(2).transpose(1, 2).to(features.dtype)  # (1, L, C)
 
         own_tokens = torch.cat([self.mask_decoder.iou_token.weight, self.mask_decoder.mask_tokens.weight])  # (5, C)
         P = point_coords.shape[0]
@@ -141,9 +149,14 @@ class MaskUpscaler(nn.Module):
         x = _double(activation(x).flatten(1, 2), cast(nn.ConvTranspose2d, second))  # (P, h*w*4, 4, C/8)
         x = last_activation(x).flatten(1, 2)  # (P, h*w*16, C/8)
         logits = mask_weights @ x.transpose(1, 2)  # (P, M, h*w*16)
-        logits = logits.view(-1, M, h, w, 2, 2, 2, 2)  # rows and columns of cell, quarter, sixteenth, interleaved
-        rows_first: Tensor = logits.permute(0, 1, 2, 4, 6, 3, 5, 7)
-        return rows_first.reshape(-1, M, 4 * h, 4 * w)
+        if torch.compiler.is_exporting():  # runtimes on phones take tensors of no more than four to six axes
+            quarters = logits.reshape(-1, w, 2, 8).transpose(1, 2)  # (P*M*h, 2, w, 8): rows of quarters, their columns
+            rows_first = quarters.reshape(-1, 2 * w, 2, 2).transpose(1, 2)  # (P*M*2h, 2, 2w, 2): likewise
+        else:
+            logits = logits.view(-1, M, h, w, 2, 2, 2, 2)  # rows and columns of cell, quarter, sixteenth, interleaved
+            rows_first = logits.permute(0, 1, 2, 4, 6, 3, 5, 7)
+        drawn: Tensor = rows_first.reshape(-1, M, 4 * h, 4 * w)
+        return drawn
 
 
 def embed_masks(encoder: PromptEncoder, mask_input: Tensor, has_mask_input: Tensor) -> Tensor:
@@ -217,9 +230,9 @@ def image_from_tokens(attention: Attention, placed: Tensor, keys: Tensor, values
     weights = (scores.view(P, heads, T, -1) + bias).softmax(dim=2)  # over tokens
     v = split_heads(attention.v_proj(values), heads)  # (P, heads, T, d)
     out_weight = attention.out_proj.weight.view(C, heads, -1).permute(1, 2, 0)  # (heads, d, C)
-    drawn = (v @ out_weight).flatten(1, 2)  # (P, heads*T, C)
-    update: Tensor = weights.flatten(1, 2).transpose(1, 2) @ drawn  # (P, L, C)
-    return update + attention.out_proj.bias
+    drawn = v @ out_weight + attention.out_proj.bias / heads  # (P, heads, T, C); each head's weights sum to 1
+    update: Tensor = weights.flatten(1, 2).transpose(1, 2) @ drawn.flatten(1, 2)  # (P, L, C)
+    return update
 
 
 def _attend_to_themselves(block: TwoWayAttentionBlock, tokens: Tensor, token_pe: Tensor, token_bias: Tensor) -> Tensor:
@@ -242,4 +255,4 @@ def _double(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
     P, L, _ = x.shape
     weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # (C_in, 4 * C_out)
     assert conv.bias is not None
-    return (x @ weight).view(P, L, 4, -1) + conv.bias
+    return (x @ weight + conv.bias.repeat(4)).view(P, L, 4, -1)

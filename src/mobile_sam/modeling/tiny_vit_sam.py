@@ -12,9 +12,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .common import StochasticDepth, attend, make_neck, static_sizes, window_partition, window_unpartition
+from .common import (
+    StochasticDepth,
+    attend,
+    is_traced,
+    make_neck,
+    map_sizes,
+    static_sizes,
+    window_partition,
+    window_unpartition,
+)
 
 
 @dataclass(frozen=True)
@@ -155,13 +165,30 @@ class Attention(nn.Module):
         self.register_buffer("attention_bias_idxs", offset_index(window_size), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv: Tensor = self.qkv(self.norm(x))  # (B, L, 3 * C), head by head
-        qkv = qkv.reshape(-1, self.num_tokens, self.num_heads, 3 * self.head_dim)  # (B, L, heads, 3 * D)
-        q, k, v = qkv.transpose(1, 2).split(self.head_dim, dim=-1)  # each (B, heads, L, D)
+        q, k, v = (self._split_heads(part) for part in self._project(self.norm(x)))  # each (B, heads, L, D)
         bias = self.attention_biases[:, self.attention_bias_idxs][None]  # (1, heads, L, L)
         mixed = attend(q, k, v, bias)  # (B, heads, L, D)
-        projected: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))  # (B, L, C)
+        merged = mixed.transpose(1, 2).reshape(-1, self.num_tokens, self.num_heads * self.head_dim)  # (B, L, C)
+        projected: Tensor = self.proj(merged)
         return projected
+
+    def _project(self, x: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values: (B, L, C) -> three of (B, L, C). The checkpoint has them head by head.
+
+        A graph computes each by a product of its own, so that runtimes need not take one apart in memory.
+        """
+        C = self.num_heads * self.head_dim
+        if not is_traced():
+            parts: Tensor = self.qkv(x).unflatten(-1, (self.num_heads, 3, self.head_dim))  # (B, L, heads, 3, D)
+            return [part.flatten(2) for part in parts.unbind(3)]
+        weight = self.qkv.weight.view(self.num_heads, 3, self.head_dim, C).transpose(0, 1).reshape(3 * C, C)
+        bias = self.qkv.bias.view(self.num_heads, 3, self.head_dim).transpose(0, 1).reshape(3 * C)
+        thirds = (slice(0, C), slice(C, 2 * C), slice(2 * C, 3 * C))  # which exporters fold, unlike indices
+        return [F.linear(x, weight[rows], bias[rows]) for rows in thirds]
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, heads, L, D), with sizes that a graph knows."""
+        return x.reshape(-1, self.num_tokens, self.num_heads, self.head_dim).transpose(1, 2)
 
 
 class Mlp(nn.Module):
@@ -201,14 +228,19 @@ class TinyViTBlock(nn.Module):
         """(B, H, W, C) -> (B, H, W, C), each window on its own."""
         windows, pad_hw = window_partition(x, self.window_size)
         mixed = self.attn(windows.flatten(1, 2))  # (B * windows, L, C)
-        return window_unpartition(mixed, self.window_size, pad_hw, static_sizes(x, 1, 2))
+        return window_unpartition(mixed, self.window_size, pad_hw, map_sizes(x, 1, 2))
 
     def forward(self, x: Tensor) -> Tensor:
+        (C,), (height, width) = static_sizes(x, 1), map_sizes(x, 2, 3)
         x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        x = x + self.drop_path(self.attend_in_windows(x))
-        x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.drop_path(self.mlp(x))
-        return x.permute(0, 3, 1, 2)  # (B, C, H, W)
+        # Sums and MLP take lists of pixels, since runtimes lay maps out anew for them (docs/log.md).
+        pixels = x.reshape(-1, C) + self.drop_path(self.attend_in_windows(x)).reshape(-1, C)  # (B * H * W, C)
+        x = self.local_conv(pixels.reshape(-1, height, width, C).permute(0, 3, 1, 2))  # (B, C, H, W)
+        pixels = x.permute(0, 2, 3, 1).reshape(-1, C)
+        mixed = self.mlp(pixels).reshape(-1, height, width, C)  # a map again, whose images may be dropped
+        pixels = pixels + self.drop_path(mixed).reshape(-1, C)
+        summed: Tensor = pixels.reshape(-1, height, width, C)
+        return summed.permute(0, 3, 1, 2)  # (B, C, H, W)
 
 
 class Stage(nn.Module):
