@@ -5,8 +5,8 @@ variant lives in a process of its own and only one computes at a time. A first r
 and masks and warms up; the later rounds, in rotated order, are timed. The original takes minutes, so that it may sit
 out some of them (--original-rounds).
 
-    exact, fast              our two modes on the default engine, onnxruntime
-    torch-exact, torch-fast  the same on torch
+    exact, fast              our two modes on onnxruntime
+    torch-exact, torch-fast  the same on torch, and so for openvino- and openvino-bf16-
 
     first_s              generate in a fresh process (after loading)
     median_s, iqr_s,     generate in a warm process; n is how often it ran
@@ -49,6 +49,10 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {  # name -> engine, settings 
     "fast": ("onnxruntime", {"mode": "fast"}),
     "torch-exact": ("torch", {"mode": "exact"}),
     "torch-fast": ("torch", {"mode": "fast"}),
+    "openvino-exact": ("openvino", {"mode": "exact"}),
+    "openvino-fast": ("openvino", {"mode": "fast"}),
+    "openvino-bf16-exact": ("openvino:bf16", {"mode": "exact"}),
+    "openvino-bf16-fast": ("openvino:bf16", {"mode": "fast"}),
 }
 PARTNER_IOUS = (0.99, 0.8)
 

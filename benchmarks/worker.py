@@ -8,7 +8,8 @@
     {"command": "exit"}
 
 Every answer has `seconds` (measured here, without reading the picture or saving) and `peak_rss_mb` (as it stood before
-saving). `--variant original` runs the original code, any other variant ours with that engine, both by SAM's own words.
+saving). `--variant original` runs the original code, any other variant ours: ENGINE, ENGINE:PRECISION, or
+ENGINE@FOLDER with an exported folder; both by SAM's own words.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Worker:
         return seconds | {"peak_rss_mb": peak_rss_mb(), "torch_is_imported": torch_is_imported}
 
     def build(self, predictor_class: Any) -> Any:
-        """The predictor of this variant, ready to compute; ours without an engine is the default, onnxruntime."""
+        """The predictor of this variant, ready to compute."""
         if self.variant == "original":
             from mobile_sam import sam_model_registry  # in ours this name would import torch
 
@@ -86,9 +87,10 @@ class Worker:
             ):  # ours takes engine=...; the original has no keyword-only arguments
                 raise ValueError("this interpreter imports our package, not the original; see make_original_env.py")
             return predictor_class(sam_model_registry["vit_t"](checkpoint=self.checkpoint).eval())
-        options = {} if self.variant == "onnxruntime" else {"engine": self.variant}
-        predictor = predictor_class(**options, num_threads=self.threads or 0)
-        return predictor
+        engine_and_precision, _, folder = self.variant.partition("@")
+        engine, _, precision = engine_and_precision.partition(":")
+        options = {"engine": engine, "precision": precision or None, "num_threads": self.threads or 0}
+        return predictor_class(folder or None, **options)
 
     def encode(self, picture: str, save: str | None = None) -> Answer:
         """set_image of a picture file; saved under `embedding`: (1, 256, 64, 64) float32."""
@@ -211,7 +213,7 @@ def serve(worker: Worker, requests: TextIO, answers: TextIO) -> None:
 def main() -> None:
     """Serve on stdin and stdout; whatever a library prints goes to stderr instead."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--variant", required=True, help="original, onnxruntime (our default), torch, ...")
+    parser.add_argument("--variant", required=True, help="original, or ENGINE[:PRECISION][@FOLDER], as openvino:bf16")
     parser.add_argument("--checkpoint", help="the official mobile_sam.pt, for --variant original")
     parser.add_argument("--threads", type=int, help="threads to compute with; default: what the package picks")
     arguments = parser.parse_args()

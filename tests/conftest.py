@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ ROOT = Path(__file__).parent.parent
 PICTURES = {"astronaut": "astronaut.png", "chelsea": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where compiled models are kept, here and in what tests start: never the user's own place."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MOBILE_SAM_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def examples() -> Path:
     return ROOT / "examples"
@@ -26,6 +36,11 @@ def examples() -> Path:
 def onnx_predictor() -> SamPredictor:
     """The bundled weights on ONNX Runtime; tests that use it set their own picture."""
     return SamPredictor(engine="onnxruntime")
+
+
+@pytest.fixture(scope="session")
+def openvino_predictor() -> SamPredictor:
+    return SamPredictor(engine="openvino")
 
 
 @pytest.fixture(scope="session")

@@ -76,13 +76,13 @@ def test_the_one_call_interface_refuses_a_bad_picture_by_name(onnx_predictor, tm
     ],
 )
 def test_bad_prompts_are_refused_before_a_picture_is_encoded(onnx_predictor, examples, monkeypatch, prompts, words):
-    monkeypatch.setattr(onnx_predictor.engine, "encode", lambda images: pytest.fail("the work was begun"))
+    monkeypatch.setattr(onnx_predictor.engine, "encode", lambda images, **_: pytest.fail("the work was begun"))
     with pytest.raises(ValueError, match=words):
         SAM(onnx_predictor.engine)(examples / "chelsea.png", **prompts)
 
 
 def test_the_picture_is_not_changed_by_what_is_asked_of_it(onnx_predictor, cat_embedding, examples, monkeypatch):
-    monkeypatch.setattr(onnx_predictor.engine, "encode", lambda images: [cat_embedding])
+    monkeypatch.setattr(onnx_predictor.engine, "encode", lambda images, **_: [cat_embedding])
     image = read_image(examples / "chelsea.png")
     original = image.copy()
     image.flags.writeable = False
@@ -132,7 +132,7 @@ def test_a_picture_longer_than_png_can_hold_is_refused(tmp_path):
 
 @pytest.fixture
 def cat_results(onnx_predictor, cat_embedding, examples, monkeypatch):
-    monkeypatch.setattr(onnx_predictor.engine, "encode", lambda images: [cat_embedding])
+    monkeypatch.setattr(onnx_predictor.engine, "encode", lambda images, **_: [cat_embedding])
     (result,) = SAM(onnx_predictor.engine)(examples / "chelsea.png", points=[200, 150])
     return result
 
@@ -143,7 +143,7 @@ def cat_results(onnx_predictor, cat_embedding, examples, monkeypatch):
         lambda: SamPredictor(engine="torch"),
         lambda: SAM(engine="torch"),
         lambda: SAM(__file__),  # any file but a safetensors runs on torch
-        lambda: SamPredictor(precision="bf16"),
+        lambda: SamPredictor(precision="fp16"),
     ],
 )
 def test_what_needs_torch_says_so_and_how_to_get_it(monkeypatch, ask):

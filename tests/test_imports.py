@@ -40,10 +40,12 @@ MAY_IMPORT_TORCH = (
     "build_sam",
     "checkpoint_files",
     "distill",
+    "engines.cuda_graphs",
     "engines.pytorch",
     "engines.tensors",
     "export",
     "modeling",
+    "utils.onnx",
 )
 """At module level; the others may only inside a function that has to do with torch."""
 

@@ -1,4 +1,4 @@
-"""Both engines in fp32 against stored answers of the original implementation, four pictures, nine prompts each."""
+"""Each engine in fp32 against stored answers of the original implementation, four pictures, nine prompts each."""
 
 import numpy as np
 import pytest
@@ -10,9 +10,9 @@ IOU_PREDICTION_ERROR = 1e-3
 MASK_IOU = 0.999
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", "torch"])
+@pytest.fixture(scope="module", params=["onnx", "openvino", "torch"])
 def predictor(request: pytest.FixtureRequest) -> SamPredictor:
-    return request.getfixturevalue("onnx_predictor" if request.param == "onnxruntime" else "torch_predictor")
+    return request.getfixturevalue(f"{request.param}_predictor")
 
 
 def test_embedding_and_masks_equal_the_official_ones(predictor, official):

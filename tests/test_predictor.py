@@ -254,3 +254,27 @@ def test_the_image_embedding_is_of_the_engines_kind(cat_predictor, torch_predict
     assert isinstance(features, torch.Tensor)
     assert features.device == torch_predictor.device == torch.device("cpu")
     assert_array_equal(features.numpy(), cat_embedding.features)
+
+
+def test_a_picture_is_set_unpadded_as_the_engine_encodes_it(torch_predictor, monkeypatch, cat_pixels):
+    predictor = SamPredictor(engine=torch_predictor.engine)
+    asked = []
+
+    def encode(images, *, unpadded=False, encode=predictor.engine.encode):
+        asked.append(unpadded)
+        return encode([image[:1, :1] for image in images])  # a square, and quick
+
+    monkeypatch.setattr(predictor.engine, "encode", encode)
+    predictor.set_image(cat_pixels, unpadded=True)
+    predictor.encode([cat_pixels], unpadded=True)
+    predictor.set_image(cat_pixels)
+    assert asked == [True, True, False]
+
+
+def test_unpadded_on_an_engine_without_it_leaves_the_set_picture(disc_engine, cat_pixels):
+    predictor = SamPredictor(engine=disc_engine)
+    predictor.set_image(cat_pixels)
+    before = predictor.embedding
+    with pytest.raises(ValueError, match="disc engine cannot encode unpadded"):
+        predictor.set_image(cat_pixels, unpadded=True)
+    assert predictor.embedding is before

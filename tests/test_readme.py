@@ -9,15 +9,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from mobile_sam.cli.main import app
+from mobile_sam.export import exporter
+from mobile_sam.export.target import ExportOptions
+from mobile_sam.export.targets import get_target, target_names
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/guide.md")
+DEPLOY = "docs/deploy.md"
 
 
-def blocks(language: str) -> list[tuple[str, str]]:
+def blocks(language: str, pages: tuple[str, ...] = PAGES) -> list[tuple[str, str]]:
     found = []
-    for page in PAGES:
+    for page in pages:
         texts = re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
         found += [(f"{page}-{number}", text) for number, text in enumerate(texts, 1)]
     return found
@@ -82,10 +91,91 @@ def test_first_screen_has_picture_install_line_and_code():
 
 
 @pytest.mark.parametrize(
-    "page", [*PAGES, "CHANGELOG.md", "docs/architecture.md", "docs/evaluation.md", "docs/training.md", "docs/log.md"]
-)
+    "page",
+    [
+        *PAGES, DEPLOY, "CHANGELOG.md", "benchmarks/README.md", "docs/architecture.md", "docs/evaluation.md",
+        "docs/training.md", "docs/log.md",
+    ],
+)  # fmt: skip
 def test_links_between_pages_lead_somewhere(page):
     text = re.sub(r"^```.*?^```|`[^`]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
     targets = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
     missing = [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()]
     assert missing == []
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folders that the deploy page loads, all with the bundled model in fp32, since quantizing takes minutes."""
+    root = tmp_path_factory.mktemp("deploy")
+    source = exporter.resolve_model("mobile_sam", None, None, root)
+    for name, options in (
+        ("onnx-fp32", ExportOptions(precision="fp32", preprocess=True)),
+        ("openvino-int8", ExportOptions(precision="fp32")),
+    ):
+        target, folder = get_target(name.partition("-")[0]), root / "exported" / name
+        folder.mkdir(parents=True)
+        written = target.write(source.sam, options, folder)
+        exporter.make_manifest(target.spec(), source, options, written, folder).write(folder)
+    return root / "exported"
+
+
+def deploy_block(number: int) -> str:
+    return blocks("python", (DEPLOY,))[number][1]
+
+
+def test_the_graphs_by_hand_as_on_the_deploy_page_give_the_mask_of_the_predictor(folder, exported, onnx_predictor):
+    (folder / "exported").symlink_to(exported)
+    by_hand: dict[str, np.ndarray] = {}
+    exec(compile(deploy_block(0), DEPLOY, "exec"), by_hand)
+    onnx_predictor.set_image("examples/coffee.png")
+    masks, scores, _ = onnx_predictor.predict(point_coords=[[330, 190]], point_labels=[1])
+    expected, found = masks[scores.argmax()], by_hand["mask"]
+    assert np.count_nonzero(expected & found) / np.count_nonzero(expected | found) > 0.99
+    assert np.allclose(by_hand["scores"][0, 1:], scores, atol=1e-3)
+
+
+@pytest.mark.parametrize("number", range(1, len(blocks("python", (DEPLOY,)))))
+def test_python_block_of_the_deploy_page_runs(folder, exported, number):
+    (folder / "exported").symlink_to(exported)
+    exec(compile(deploy_block(number), DEPLOY, "exec"), {"__name__": "__main__"})
+
+
+def test_python_blocks_of_the_deploy_page_that_are_not_run_are_python():
+    unrun = blocks("python no-run", (DEPLOY,))
+    assert unrun
+    for name, code in unrun:
+        compile(code, name, "exec")
+
+
+EXPORTS = [
+    line
+    for _, text in blocks("sh", (*PAGES, DEPLOY))
+    for line in text.splitlines()
+    if line.startswith("mobile-sam export ")
+]
+
+
+@pytest.mark.parametrize("line", EXPORTS)
+def test_export_command_has_a_target_that_takes_its_options(monkeypatch, line):
+    def check(model, target, out, options, **how):
+        exporter.check_options(exporter.find_target(target).spec(), options)
+        raise typer.Exit
+
+    monkeypatch.setattr(exporter, "export", check)
+    ended = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+    assert ended.exit_code == 0, ended.exception
+
+
+def test_deploy_page_has_a_row_of_parity_for_each_target_and_precision():
+    text = (ROOT / DEPLOY).read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| ([a-z-]+)[^|]* \| (fp32|fp16|bf16|int8) \|", text, re.M))
+    specs = [get_target(name).spec() for name in target_names()]
+    assert rows == {(spec.name, precision) for spec in specs for precision in spec.precisions}
+
+
+def test_links_within_the_deploy_page_lead_to_its_headings():
+    text = (ROOT / DEPLOY).read_text(encoding="utf-8")
+    titles = re.findall(r"^##+ (.*)$", text, re.M)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors

@@ -70,7 +70,7 @@ class SamAutomaticMaskGenerator:
         mode: "exact" or "fast".
         engine: "auto", "onnxruntime", "torch", or an `Engine` already made.
         device: see `mobile_sam.engines.make_engine`.
-        precision: "fp32", or with torch "bf16" or "fp16".
+        precision: see `mobile_sam.engines.make_engine`.
         num_threads: CPU threads for onnxruntime; 0 is its own choice.
 
     Attributes:
@@ -106,7 +106,7 @@ class SamAutomaticMaskGenerator:
         mode: str = "exact",
         engine: str | Engine = "auto",
         device: str | None = None,
-        precision: str = "fp32",
+        precision: str | None = None,
         num_threads: int = 0,
     ) -> None:
         self.config = EverythingConfig(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mobile_sam.checkpoint_files import load_state_dict_file, save_state_dict_file
 from mobile_sam.core.geometry import INPUT_SIDE
 from mobile_sam.core.weights import (
+    MANIFEST_FILE,
     Declaration,
     bundled_weights_path,
     is_bundled_name,
@@ -228,7 +229,13 @@ def _assemble(make_encoder: Callable[..., ImageEncoderViT | TinyViT], input_side
 
 def _resolve(checkpoint: str | Path) -> Path:
     if not is_bundled_name(checkpoint):
-        return weights_file(checkpoint)
+        path = weights_file(checkpoint)
+        if path.name == MANIFEST_FILE:
+            raise ValueError(
+                f"{checkpoint} was exported for another runtime, and holds no weights that PyTorch reads; name the "
+                "checkpoint that it was made of"
+            )
+        return path
     verify_bundled_weights()
     return bundled_weights_path()
 

@@ -52,7 +52,7 @@ class SAM:
         *,
         engine: str = "auto",
         device: str | None = None,
-        precision: str = "fp32",
+        precision: str | None = None,
     ) -> None:
         self.engine = (
             model if isinstance(model, Engine) else make_engine(engine, model, device=device, precision=precision)

@@ -56,12 +56,13 @@ class SamPredictor:
     """Set a picture once, then ask for the masks of points, boxes and masks.
 
     Args:
-        model: a `Sam` module (runs on the torch engine), a checkpoint's path, a model folder, or None for the bundled
-            weights. Models for another input side S than 1024 have low-resolution logits of S/4 x S/4, not 256 x 256.
-        engine: "auto", "onnxruntime", "torch", or an `Engine` already made, which may be shared between predictors.
+        model: a `Sam` module (runs on the torch engine), a checkpoint's path, an exported folder, or None for the
+            bundled weights. Models for another input side S than 1024 have low-resolution logits of S/4 x S/4, not
+            256 x 256.
+        engine: "auto", "onnxruntime", "openvino", "torch", or an `Engine` already made, which predictors may share.
         device: see `mobile_sam.engines.make_engine`.
-        precision: "fp32", or with torch "bf16" or "fp16".
-        num_threads: CPU threads for onnxruntime; 0 is its own choice.
+        precision: see `make_engine`; None for fp32, or for what a folder was exported in.
+        num_threads: CPU threads; 0 is the engine's own choice.
 
     Raises:
         ValueError: a combination that does not exist, such as a module and an engine already made.
@@ -74,7 +75,7 @@ class SamPredictor:
         *,
         engine: str | Engine = "auto",
         device: str | None = None,
-        precision: str = "fp32",
+        precision: str | None = None,
         num_threads: int = 0,
     ) -> None:
         if isinstance(engine, Engine):
@@ -156,18 +157,20 @@ class SamPredictor:
 
     # Pictures
 
-    def set_image(self, image: ImageSource, image_format: str = "RGB") -> None:
+    def set_image(self, image: ImageSource, image_format: str = "RGB", *, unpadded: bool = False) -> None:
         """Encode a picture; the prompts that follow are about it.
 
         Args:
             image: (H, W, 3) uint8 (also grey, with alpha, 16-bit or float, see `mobile_sam.read_image`), a PIL
                 image, or a path.
             image_format: order of an array's channels, "RGB" or "BGR". PIL images and files know their own.
+            unpadded: leave out most of the padding that makes the picture a square. Not exact, and sooner from the
+                second picture on; see `mobile_sam.engines.base.UNPADDED_MARGIN_PX` for the price.
 
         Raises:
-            ValueError: something that is no picture, or an unknown format.
+            ValueError: something that is no picture, an unknown format, or an engine that cannot encode unpadded.
         """
-        self._embedding = self.encode([image], image_format)[0]
+        self._embedding = self.encode([image], image_format, unpadded=unpadded)[0]
 
     def set_torch_image(self, transformed_image: torch.Tensor, original_image_size: tuple[int, int]) -> None:
         """Encode a picture that is already resized.
@@ -191,9 +194,11 @@ class SamPredictor:
         image_h, image_w = original_image_size
         self._embedding = Embedding(features, (int(image_h), int(image_w)), (shape[2], shape[3]), self.engine.model_id)
 
-    def encode(self, images: Sequence[ImageSource], image_format: str = "RGB") -> list[Embedding]:
+    def encode(
+        self, images: Sequence[ImageSource], image_format: str = "RGB", *, unpadded: bool = False
+    ) -> list[Embedding]:
         """Encode several pictures without setting any; see `set_image` for what a picture may be."""
-        return self.engine.encode([read_rgb(image, image_format) for image in images])
+        return self.engine.encode([read_rgb(image, image_format) for image in images], unpadded=unpadded)
 
     def get_image_embedding(self) -> Any:
         """Return the features of the current picture: (1, 256, 64, 64) float32 (64 is the input side over 16).

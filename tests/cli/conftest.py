@@ -22,10 +22,11 @@ def cli(monkeypatch, capsys, onnx_predictor, cat_embedding) -> Callable[..., Out
     """Run `mobile-sam ...` in this process, the networks loaded once and every picture taken for chelsea.png."""
     make_engine = mobile_sam.engines.make_engine
     engine = onnx_predictor.engine
-    monkeypatch.setattr(engine, "encode", lambda images: [cat_embedding for _ in images])
+    monkeypatch.setattr(engine, "encode", lambda images, **_: [cat_embedding for _ in images])
 
-    def take_loaded(name, model=None):
-        return engine if (name, model) == ("auto", None) else make_engine(name, model)
+    def take_loaded(name, model=None, *, precision=None):
+        is_default = (name, model, precision) == ("auto", None, None)
+        return engine if is_default else make_engine(name, model, precision=precision)
 
     monkeypatch.setattr(mobile_sam.engines, "make_engine", take_loaded)
 

@@ -102,7 +102,10 @@ def test_a_picture_larger_than_allowed(refused, photo, monkeypatch):
         (("--box", "10,10,100"), "--box '10,10,100' is not of the form X1,Y1,X2,Y2"),
         ((*CLICK, *TWO_BOXES), "it is not clear which box the points belong to; use --prompts FILE.json"),
         (("--prompts", "nowhere.json"), "no prompt file at nowhere.json"),
-        ((*CLICK, "--engine", "tensorflow"), "unknown engine 'tensorflow'; expected auto, onnxruntime, torch"),
+        (
+            (*CLICK, "--engine", "tensorflow"),
+            "unknown engine 'tensorflow'; expected auto, onnxruntime, openvino, torch",
+        ),
     ],
 )
 def test_a_prompt_or_engine_that_makes_no_sense(refused, photo, prompt, words):

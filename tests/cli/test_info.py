@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import math
+import platform
 import re
 from importlib.util import find_spec
 
@@ -35,8 +36,22 @@ def test_info_begins_with_the_version(lines):
 def test_the_installed_engines_are_listed_with_their_versions(lines):
     assert onnxruntime.__version__ in line_about("onnxruntime", lines)
     assert "cpu" in line_about("onnxruntime", lines)
+    if find_spec("openvino"):
+        assert f"{importlib.metadata.version('openvino')}, devices: cpu" in line_about("openvino", lines)
     if find_spec("torch"):
         assert importlib.metadata.version("torch") in line_about("torch", lines)
+
+
+def test_what_auto_chooses_is_told_and_why(cli, monkeypatch):
+    monkeypatch.setattr(mobile_sam.engines, "_has_cuda", lambda: False)
+    for cpu, packages, expected in (
+        ("x86_64", {"onnxruntime", "openvino"}, "openvino: exact, and the quickest on x86 CPUs"),
+        ("aarch64", {"onnxruntime", "openvino"}, "onnxruntime: exact, and always installed"),
+        ("x86_64", {"onnxruntime"}, "onnxruntime: exact, and always installed"),
+    ):
+        monkeypatch.setattr(platform, "machine", lambda cpu=cpu: cpu)
+        monkeypatch.setattr(mobile_sam.engines, "find_spec", lambda name, packages=packages: name in packages or None)
+        assert line_about("auto", cli("info").out.splitlines()).split(maxsplit=1)[1] == expected
 
 
 def test_an_engine_that_is_missing_says_what_to_install(cli, monkeypatch):

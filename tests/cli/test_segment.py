@@ -210,7 +210,7 @@ def test_a_model_of_ones_own_answers_and_is_never_overwritten(cli, photo, tmp_pa
     export_model(build_sam_vit_t_1m(input_side=256), folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     report = tmp_path / "o.json"
-    for engine in ("onnxruntime", "torch"):
+    for engine in ("onnxruntime", "openvino", "torch"):
         ended = cli(
             "segment", photo, *CLICK, "--model", folder, "--engine", engine, "-o", tmp_path / "o.png", "--json", report
         )

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from mobile_sam.engines import choose_engine
+
 RUN = """
 import atexit, json, sys
 atexit.register(lambda: print(json.dumps(sorted(sys.modules)), file=sys.stderr))
@@ -32,7 +34,7 @@ def modules_after(*arguments):
     "arguments", [("import",), ("--help",), ("segment", "--help"), ("everything", "--help"), ("--version",)]
 )
 def test_help_and_import_load_no_heavy_library(arguments):
-    heavy = {"torch", "numpy", "cv2", "onnxruntime", "PIL", "pycocotools", "safetensors"}
+    heavy = {"torch", "numpy", "cv2", "onnxruntime", "openvino", "PIL", "pycocotools", "safetensors"}
     assert modules_after(*arguments) & heavy == set()
 
 
@@ -40,11 +42,13 @@ def test_info_does_not_import_torch():
     assert "torch" not in modules_after("info")
 
 
-def test_segment_does_not_import_torch(examples, tmp_path):
-    output = str(tmp_path / "o.png")
-    modules = modules_after("segment", str(examples / "chelsea.png"), "--point", "200,150", "-o", output)
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "auto"])
+def test_segment_imports_the_engine_that_runs_and_no_other(examples, tmp_path, engine):
+    asked = ("segment", str(examples / "chelsea.png"), "--point", "200,150", "-o", str(tmp_path / "o.png"))
+    modules = modules_after(*asked, "--engine", engine)
     assert modules & {"torch", "safetensors", "mobile_sam.build_sam", "mobile_sam.modeling"} == set()
-    assert "onnxruntime" in modules
+    chosen = choose_engine()[0] if engine == "auto" else engine
+    assert modules & {"onnxruntime", "openvino"} == {chosen}
 
 
 @pytest.mark.parametrize("style", ["overlay", "cutout"])

@@ -192,13 +192,16 @@ def test_the_bundled_weights_need_not_be_found(tmp_path, monkeypatch, name):
     assert find_checkpoint(name) is None
 
 
-def test_a_checkpoint_is_a_file_or_a_folder_with_weights_in_it(tmp_path):
+def test_a_checkpoint_is_a_file_or_a_folder_with_weights_or_an_export_in_it(tmp_path):
     folder, file = tmp_path / "student", tmp_path / "student.pt"
     folder.mkdir()
     file.touch()
     assert (find_checkpoint(file), weights_file(file)) == (file, file)
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .*student: it has no weights\.safetensors"):
+    missing = r"no checkpoint in .*student: it has neither weights\.safetensors nor export\.json; name a file"
+    with pytest.raises(FileNotFoundError, match=missing):
         find_checkpoint(folder)
+    (folder / "export.json").touch()
+    assert (find_checkpoint(folder), weights_file(folder)) == (folder, folder / "export.json")
     (folder / "weights.safetensors").touch()
     assert (find_checkpoint(str(folder)), weights_file(folder)) == (folder, folder / "weights.safetensors")
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*gone\.pt; the bundled weights are called"):

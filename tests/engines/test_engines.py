@@ -5,17 +5,13 @@ import pytest
 from numpy.testing import assert_allclose
 from safetensors.numpy import load_file, save_file
 
-import mobile_sam.engines.ort
-import mobile_sam.engines.pytorch
 from mobile_sam import Prompt, read_image
 from mobile_sam.core.embedding import Embedding
-from mobile_sam.core.errors import MissingDependencyError, WeightsError
+from mobile_sam.core.errors import WeightsError
 from mobile_sam.core.prompts import PromptBatch
 from mobile_sam.core.weights import ENCODER_PREFIX, bundled_weights_path, fingerprint_of_file
-from mobile_sam.engines import make_engine, why_unavailable
 from mobile_sam.engines.ort import OrtEngine
 from mobile_sam.engines.pytorch import TorchEngine
-from mobile_sam.modeling import Sam
 
 LOGIT_ERROR = 2e-3  # of logits about -20 to 20, between engines in fp32
 CLICK, BOX = Prompt.of([[225, 150]]), Prompt.of(box=[60, 20, 390, 290])
@@ -31,111 +27,12 @@ def torch_engine(torch_predictor):
     return torch_predictor.engine
 
 
-@pytest.fixture(scope="module")
-def perturbed(tmp_path_factory):
-    """Weights of the same layout, each value moved by some per cent, so that no stored value is still right."""
-    random = np.random.default_rng(0)
-    tensors = {
-        key: value * (1 + 0.05 * random.random(value.shape, np.float32)) if value.dtype == np.float32 else value
-        for key, value in load_file(bundled_weights_path()).items()
-    }
-    path = tmp_path_factory.mktemp("weights") / "perturbed.safetensors"
-    save_file(tensors, path)
-    return path
-
-
 def batch_of(prompts, embedding):
     return PromptBatch.from_prompts(prompts, embedding.resize)
 
 
 def logits_of(engine, embedding, prompts=(CLICK, BOX), mask_tokens=(0, 1, 2, 3)):
     return engine.decode(embedding, batch_of(prompts, embedding), mask_tokens).low_res_logits
-
-
-class Recorder:
-    def __init__(self, *arguments, **options):
-        self.arguments, self.options = arguments, options
-
-
-class RecordedTorch(Recorder):
-    pass
-
-
-class RecordedOrt(Recorder):
-    pass
-
-
-@pytest.fixture
-def recorded(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
-    monkeypatch.setattr(mobile_sam.engines.pytorch, "TorchEngine", RecordedTorch)
-    monkeypatch.setattr(mobile_sam.engines.ort, "OrtEngine", RecordedOrt)
-
-
-MODULE = object.__new__(Sam)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "expected", "model"),
-    [
-        ((), {}, RecordedOrt, None),
-        (("auto", "mobile_sam.pt"), {}, RecordedOrt, None),
-        (("auto", "tuned.safetensors"), {}, RecordedOrt, "tuned.safetensors"),
-        (("auto", "tuned.pt"), {}, RecordedTorch, "tuned.pt"),
-        (("auto", MODULE), {}, RecordedTorch, MODULE),
-        ((), {"precision": "bf16"}, RecordedTorch, None),
-        (("auto", "tuned.safetensors"), {"precision": "fp16"}, RecordedTorch, "tuned.safetensors"),
-        (("auto", "folder"), {}, RecordedOrt, "folder"),
-        (("auto", "folder"), {"precision": "bf16"}, RecordedTorch, "folder"),
-        (("torch", "folder"), {}, RecordedTorch, "folder"),
-        (("torch",), {"device": "cpu"}, RecordedTorch, None),
-        (("onnxruntime", "mobile_sam"), {"num_threads": 2, "device": "cuda"}, RecordedOrt, None),
-    ],
-)
-@pytest.mark.usefixtures("recorded")
-def test_the_engine_follows_from_name_model_and_precision(arguments, options, expected, model):
-    made = make_engine(*arguments, **options)
-    assert type(made) is expected
-    assert made.arguments == (model,)
-    if expected is RecordedOrt:
-        assert made.options == {
-            "provider": options.get("device") or "cpu",
-            "num_threads": options.get("num_threads", 0),
-        }
-    else:
-        assert made.options == {"device": options.get("device"), "precision": options.get("precision", "fp32")}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "message"),
-    [
-        (("tensorrt",), {}, "unknown engine 'tensorrt'; expected auto, onnxruntime, torch"),
-        (("onnxruntime",), {"precision": "int8"}, "unknown precision 'int8'; expected one of fp32, bf16, fp16"),
-        (("onnxruntime",), {"precision": "bf16"}, "runs fp32, got precision='bf16'; use engine='torch'"),
-        (("onnxruntime", MODULE), {}, "cannot run a torch module; use engine='torch'"),
-        (("onnxruntime",), {"device": "tpu"}, "has no device 'tpu'; expected one of cpu, cuda, coreml, directml"),
-        (("onnxruntime",), {"device": "directml"}, r"'directml' needs DmlExecution.* \(it has cpu.*pip install onnxr"),
-        (("torch",), {"device": "tpu"}, r"torch has no device 'tpu' here \(Expected one of"),
-        (("torch",), {"device": "cuda:99"}, r"torch has no device 'cuda:99' here \(.+\); leave device out"),
-    ],
-)
-def test_what_does_not_exist_is_refused(arguments, options, message):
-    with pytest.raises(ValueError, match=message):
-        make_engine(*arguments, **options)
-
-
-@pytest.mark.parametrize(
-    ("name", "command"),
-    [("torch", "pip install 'mobile-sam[torch]'"), ("onnxruntime", "pip install onnxruntime")],
-)
-def test_an_engine_that_is_not_installed_says_what_to_install(monkeypatch, name, command):
-    monkeypatch.setattr("mobile_sam.engines.find_spec", lambda _: None)
-    with pytest.raises(MissingDependencyError) as caught:
-        make_engine(name)
-    assert str(caught.value) == f"the {name} engine cannot run: {name} is not installed; run: {command}"
-    assert caught.value.name == name
-    assert why_unavailable(name) == f"{name} is not installed; run: {command}"
 
 
 def test_engines_agree_on_a_picture(onnx, torch_engine, cat_embedding, torch_cat_embedding):

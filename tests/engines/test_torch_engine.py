@@ -6,6 +6,8 @@ import torch
 from numpy.testing import assert_allclose
 
 from mobile_sam import Prompt
+from mobile_sam.build_sam import build_sam_vit_t_1m
+from mobile_sam.core.errors import MissingDependencyError
 from mobile_sam.core.prompts import PromptBatch
 from mobile_sam.engines.pytorch import TorchEngine
 from mobile_sam.modeling import MaskDecoder
@@ -199,3 +201,58 @@ def test_half_a_model_is_refused(own_model):
         ValueError, match=r"parameters are torch\.float16; pass it in float32 and choose precision='fp16'"
     ):
         TorchEngine(own_model.half())
+
+
+@pytest.fixture(scope="module")
+def small_model():
+    torch.manual_seed(0)
+    return build_sam_vit_t_1m(input_side=256).eval()
+
+
+def test_a_compiled_encoder_computes_the_same_for_every_batch_size(small_model):
+    called = []
+
+    def backend(graph, example_inputs):
+        """Runs what was traced as it is: what Inductor makes of it is for Inductor to test, and takes a minute."""
+
+        def run(*inputs):
+            called.append(len(inputs))
+            return graph(*inputs)
+
+        return run
+
+    compiled = TorchEngine(small_model, device="cpu", compile=True, compile_backend=backend)
+    squares = np.random.default_rng(0).standard_normal((3, 3, 256, 256)).astype(np.float32)
+    expected = TorchEngine(small_model, device="cpu").encode_input(squares)
+    for batch in (1, 3):
+        assert_allclose(compiled.encode_input(squares[:batch]), expected[:batch], atol=1e-5)
+        assert called
+        called.clear()
+    compiled.encode_part(squares[:, :, :160])
+    assert not called  # each size would be compiled anew
+
+
+def test_an_encoder_put_in_later_is_compiled_in_its_place(small_model):
+    model = copy.deepcopy(small_model)
+    engine = TorchEngine(model, device="cpu", compile=True, compile_backend="eager")
+    square = np.zeros((1, 3, 256, 256), np.float32)
+    before = engine.encode_input(square)
+    other = copy.deepcopy(model.image_encoder)
+    with torch.no_grad():
+        other.neck[-1].bias.add_(1)
+    model.image_encoder = other
+    assert_allclose(engine.encode_input(square), before + 1, atol=1e-5)
+
+
+def test_a_missing_compiler_is_named(small_model):
+    def backend(graph, example_inputs):
+        raise RuntimeError("Compiler: g++ is not found.")
+
+    engine = TorchEngine(small_model, device="cpu", compile=True, compile_backend=backend)
+    with pytest.raises(MissingDependencyError, match=r"g\+\+ is not found.*or leave compile out"):
+        engine.encode_input(np.zeros((1, 3, 256, 256), np.float32))
+
+
+def test_cuda_graphs_are_refused_elsewhere(small_model):
+    with pytest.raises(ValueError, match="CUDA graphs need a CUDA device, got 'cpu'; leave cuda_graphs out"):
+        TorchEngine(small_model, device="cpu", cuda_graphs=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mobile_sam import SamPredictor
-from mobile_sam.evaluate import latency, latency_worker
+from mobile_sam.evaluate import latency, worker_process
 from mobile_sam.evaluate.latency import LatencyProtocol, measure_latency
 from mobile_sam.evaluate.latency_worker import LatencyWorker, WorkerError, WorkerProcess, serve
 from mobile_sam.evaluate.models import ModelSpec
@@ -386,12 +386,12 @@ def test_an_interruption_ends_all_processes(processes, pictures):
 def worker_whose_load(does, monkeypatch):
     """A real process in which `load` is replaced by a line of Python."""
     code = (
-        "import os, sys, time\nsys.path[:] = sys.argv[1:]\n"
+        "import os, sys, time\nsys.path[:] = sys.argv[2:]\n"
         "from mobile_sam.evaluate import latency_worker\n"
         f"def load(self, model, num_threads):\n    {does}\n    return {{}}\n"
         "latency_worker.LatencyWorker.load = load\nlatency_worker.main()\n"
     )
-    monkeypatch.setattr(latency_worker, "RUN_WORKER", code)
+    monkeypatch.setattr(worker_process, "RUN_WORKER", code)
     with WorkerProcess() as worker:
         yield worker
 
@@ -445,7 +445,7 @@ def test_asking_a_worker_that_is_gone_is_the_same_error(monkeypatch):
 
 
 def test_a_worker_that_does_not_end_by_itself_is_ended(monkeypatch):
-    monkeypatch.setattr(latency_worker, "SECONDS_TO_END", 0.2)
+    monkeypatch.setattr(worker_process, "SECONDS_TO_END", 0.2)
     with worker_whose_load("time.sleep(600)", monkeypatch) as worker:
         worker.process.stdin.write(json.dumps({"command": "load", **LOAD}) + "\n")
         worker.process.stdin.flush()

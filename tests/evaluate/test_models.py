@@ -77,8 +77,8 @@ def test_a_path_with_an_equals_sign_may_stand_beside_other_keys(checkpoint):
         ("torch,onnxruntime", ValueError, "'engine' comes twice"),
         ("tuned.pt,checkpoint=tuned.pt", ValueError, "'checkpoint' comes twice"),
         ("name=a,name=b", ValueError, "'name' comes twice"),
-        ("engine=tensorflow", ValueError, "unknown engine 'tensorflow'; expected auto, onnxruntime, torch"),
-        ("precision=int4", ValueError, "unknown precision 'int4'; expected one of fp32, bf16, fp16"),
+        ("engine=tensorflow", ValueError, "unknown engine 'tensorflow'; expected auto, onnxruntime, openvino, torch"),
+        ("precision=int4", ValueError, "unknown precision 'int4'; expected one of fp32, bf16, fp16, int8"),
         ("name=,engine=torch", ValueError, "a model needs a name"),
         ("toch", FileNotFoundError, "no checkpoint toch; .* expected an engine"),
         ("checkpoint=gone.pt", FileNotFoundError, "no checkpoint gone.pt"),
@@ -133,7 +133,8 @@ def test_a_file_called_as_the_bundled_weights_is_not_taken_for_them(checkpoint, 
 
 
 def test_facts_tell_what_computes(disc_engine):
-    facts = Model(ModelSpec("disc", device="cuda", precision="bf16"), disc_engine).facts()
+    disc_engine.precision = "bf16"
+    facts = Model(ModelSpec("disc", device="cuda"), disc_engine).facts()
     weights = {"checkpoint", "weights_sha256"}
     assert {key: value for key, value in facts.items() if key not in weights} == {
         "name": "disc",
@@ -143,6 +144,10 @@ def test_facts_tell_what_computes(disc_engine):
         "device": "cuda",
         "model_id": "disc",
     }
+
+
+def test_an_engine_that_does_not_tell_its_precision_runs_fp32(disc_engine):
+    assert Model(ModelSpec("disc"), disc_engine).facts()["precision"] == "fp32"
 
 
 def test_the_device_is_the_engines_own_where_it_tells(disc_engine):
@@ -161,7 +166,7 @@ def test_embeddings_are_not_shared_if_anything_else_differs(disc_engine, monkeyp
     spec = ModelSpec("disc")
     before = Model(spec, disc_engine).encoder_id
     if changed == "precision":
-        spec = replace(spec, precision="bf16")
+        disc_engine.precision = "bf16"
     elif changed == "device":
         spec = replace(spec, device="cuda")
     elif changed == "engine":

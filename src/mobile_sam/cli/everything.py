@@ -15,7 +15,7 @@ import typer
 from mobile_sam._version import __version__
 from mobile_sam.cli.config_options import with_settings
 from mobile_sam.cli.evaluate import SOME_FAILED
-from mobile_sam.cli.model_option import ModelName
+from mobile_sam.cli.model_option import EngineName, ModelName, PrecisionName
 from mobile_sam.everything.config import EverythingConfig
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def everything(
             "lie outside the photo are left out and counted on stderr; the exit code stays 0."
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
+    engine: EngineName = "auto",
+    precision: PrecisionName = None,
     model: ModelName = None,
     **settings: Any,
 ) -> None:
@@ -112,9 +113,9 @@ def everything(
     found, boxes_sha256 = read_boxes(boxes, pictures) if boxes else (None, None)
     selection = Selection(_sort_key(sort, has_boxes=boxes is not None), min_area, max_masks)
     written = None if outputs.folder is None else list(parts) or "run lengths"
-    more = {**asdict(selection), "boxes_file_sha256": boxes_sha256, "written": written}
+    more = {**asdict(selection), "boxes_file_sha256": boxes_sha256, "written": written, "precision": precision}
     made_by = _made_by(config.to_json() | more, engine, checkpoint)
-    make_generator = partial(_make_generator, config, engine, checkpoint)
+    make_generator = partial(_make_generator, config, engine, precision, checkpoint)
     num_failed = run(Work(make_generator, outputs, parts, overwrite, found, selection, made_by), pictures, places)
     _end(num_failed, len(pictures))
 
@@ -162,12 +163,14 @@ def _end(num_failed: int, num_pictures: int) -> None:
         raise typer.Exit(SOME_FAILED)
 
 
-def _make_generator(config: EverythingConfig, engine: str, checkpoint: Path | None) -> SamAutomaticMaskGenerator:
+def _make_generator(
+    config: EverythingConfig, engine: str, precision: str | None, checkpoint: Path | None
+) -> SamAutomaticMaskGenerator:
     """Make what finds the masks; tests put something quicker here."""
     from mobile_sam.automatic_mask_generator import SamAutomaticMaskGenerator
     from mobile_sam.engines import make_engine
 
-    return SamAutomaticMaskGenerator.from_config(config, make_engine(engine, checkpoint))
+    return SamAutomaticMaskGenerator.from_config(config, make_engine(engine, checkpoint, precision=precision))
 
 
 def _made_by(settings: dict[str, Any], engine: str, checkpoint: Path | None) -> dict[str, Any]:

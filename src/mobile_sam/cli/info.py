@@ -9,12 +9,14 @@ def info() -> None:
 
     from mobile_sam._version import __version__
     from mobile_sam.core.weights import BUNDLED, bundled_weights_path, count_parameters, verify_bundled_weights
-    from mobile_sam.engines import ENGINES
+    from mobile_sam.engines import ENGINES, choose_engine
 
     print(f"mobile-sam {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     print("\nengines")
     for name in ENGINES:
         print(f"  {name:12} {_describe(name)}")
+    chosen, reason = choose_engine()
+    print(f"  {'auto':12} {chosen}: {reason}")
     verify_bundled_weights()
     path = bundled_weights_path()
     print(f"\nweights\n  {path} ({path.stat().st_size / 1e6:.1f} MB)")

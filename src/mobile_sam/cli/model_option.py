@@ -1,4 +1,4 @@
-"""The option --model, the same in each command that runs one model."""
+"""The options --model, --engine and --precision, the same in each command that runs one model."""
 
 from __future__ import annotations
 
@@ -8,5 +8,12 @@ import typer
 
 ModelName = Annotated[
     str | None,
-    typer.Option(help="A checkpoint, or a folder of `distill export`. [default: the bundled weights]"),
+    typer.Option(help="A checkpoint, or a folder of `export` or `distill export`. [default: the bundled weights]"),
+]
+EngineName = Annotated[
+    str, typer.Option(help="auto, onnxruntime, openvino or torch; `info` tells what auto chooses, and why.")
+]
+PrecisionName = Annotated[
+    str | None,
+    typer.Option(help="fp32, or bf16 with openvino or torch. [default: fp32, or what --model was exported in]"),
 ]

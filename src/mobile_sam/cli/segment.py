@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mobile_sam.cli.model_option import ModelName
+from mobile_sam.cli.model_option import EngineName, ModelName, PrecisionName
 from mobile_sam.cli.outputs import check_outputs, picture_paths
 from mobile_sam.cli.prompts import FILE_HELP, parse_prompts
 
@@ -43,7 +43,8 @@ def segment(
     box: Annotated[list[str] | None, typer.Option(help="X1,Y1,X2,Y2 in pixels, an object each. Repeatable.")] = None,
     prompts: Annotated[Path | None, typer.Option(help=f"A JSON file: {FILE_HELP}.")] = None,
     multimask: Annotated[bool, typer.Option("--multimask", help="Three masks for each object.")] = False,
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
+    engine: EngineName = "auto",
+    precision: PrecisionName = None,
     model: ModelName = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Picture to write. [default: PHOTO_STYLE.png here]")
@@ -68,7 +69,7 @@ def segment(
     spent_ms: dict[str, float] = {}
     with ThreadPoolExecutor(1) as background:
         # which takes longer than all that this thread does meanwhile
-        loading = background.submit(_load, engine, checkpoint, spent_ms)
+        loading = background.submit(_load, engine, checkpoint, precision, spent_ms)
         asked = parse_prompts(point or [], box or [], prompts)
         num_pictures = (3 if multimask else 1) * (1 if style is Style.overlay else len(asked))
         pictures = picture_paths(output or Path(f"{photo.stem}_{style.value}.png"), num_pictures)
@@ -100,11 +101,11 @@ def _timed(stage: str, spent_ms: dict[str, float]) -> Iterator[None]:
     spent_ms[stage] = round(1e3 * (time.perf_counter() - started), 1)
 
 
-def _load(engine_name: str, checkpoint: Path | None, spent_ms: dict[str, float]) -> Engine:
+def _load(engine_name: str, checkpoint: Path | None, precision: str | None, spent_ms: dict[str, float]) -> Engine:
     with _timed("load", spent_ms):
         from mobile_sam.engines import make_engine
 
-        return make_engine(engine_name, checkpoint)
+        return make_engine(engine_name, checkpoint, precision=precision)
 
 
 def _read(photo: Path, prompts: list[Prompt], target: Path, spent_ms: dict[str, float]) -> NDArray[np.uint8]:

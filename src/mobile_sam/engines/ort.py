@@ -7,6 +7,7 @@ from a folder that has graphs of their own (`mobile_sam.export.model_folder`).
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,16 @@ from numpy.typing import NDArray
 
 from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.errors import WeightsError
-from mobile_sam.core.geometry import INPUT_SIDE
 from mobile_sam.core.prompts import LOW_RES_STRIDE, PromptBatch
 from mobile_sam.core.weights import (
+    ANY_SIZE_ENCODER_GRAPH,
     DECODER_GRAPH,
     ENCODER_GRAPH,
-    ENCODER_PREFIX,
-    FOLDER_WEIGHTS,
     bundled_folder,
-    bundled_weights_path,
     encoder_id,
-    fingerprint_of_file,
-    read_declaration,
-    read_safetensors_header,
-    sha256_of_file,
-    verify_bundled_weights,
 )
 from mobile_sam.engines.base import Engine
+from mobile_sam.engines.weight_files import check_weights, weights_of_graph
 
 SPIN_DURATION_US = "200"
 """How long a session's threads keep a core busy while they wait for work. By ONNX Runtime's default they do so for long
@@ -45,8 +39,6 @@ PROVIDERS = {
     "directml": ("DmlExecutionProvider", "onnxruntime-directml"),
 }
 """Our name for each provider: ONNX Runtime's, and the package that brings it."""
-
-_EXPORT_ADVICE = "make it again with `mobile-sam distill export STUDENT.safetensors -o FOLDER`"
 
 
 class OrtEngine(Engine):
@@ -72,8 +64,10 @@ class OrtEngine(Engine):
         self._folder = path if path is not None and has_graphs else bundled_folder()
         self._replacing = None if has_graphs else path
         self._replacements: list[object] = []
+        self._any_size_encoder: Any = None
+        self._any_size_lock = threading.Lock()
         with ThreadPoolExecutor(3) as pool:  # the graphs load while the weights are checked
-            checking = pool.submit(_check_weights, path)
+            checking = pool.submit(check_weights, path)
             self._provider = _check_provider(provider)
             encoder = pool.submit(self._session, ENCODER_GRAPH)
             decoder = pool.submit(self._session, DECODER_GRAPH)
@@ -97,6 +91,25 @@ class OrtEngine(Engine):
         (features,) = self._encoder.run(None, {"image": model_input})
         return features  # type: ignore[no-any-return]
 
+    @property
+    def takes_any_size(self) -> bool:
+        """See `Engine.takes_any_size`: where there is a graph for it beside the others."""
+        return (self._folder / ANY_SIZE_ENCODER_GRAPH).is_file()
+
+    def encode_part(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Engine.encode_part`; the graph for it is loaded at the first call.
+
+        Raises:
+            ValueError: a model folder without that graph. WeightsError: the graph is damaged.
+        """
+        if not self.takes_any_size:
+            raise ValueError(self._why_padded)
+        with self._any_size_lock:
+            if self._any_size_encoder is None:
+                self._any_size_encoder = self._session(ANY_SIZE_ENCODER_GRAPH)
+        (features,) = self._any_size_encoder.run(None, {"image": model_input})
+        return features  # type: ignore[no-any-return]
+
     def _decode_some(
         self, embedding: Embedding, prompts: PromptBatch, mask_tokens: tuple[int, ...]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -114,17 +127,14 @@ class OrtEngine(Engine):
         import onnxruntime
 
         path = self._folder / file_name
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._num_threads
-        options.enable_mem_pattern = False  # with it, the second picture takes 190 MB more (docs/log.md)
+        options = session_options(self._num_threads)
         if self._provider == PROVIDERS["cpu"][0]:
             options.log_severity_level = 4  # what goes wrong is raised; on other devices its warnings say why
-        options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_DURATION_US)
         if self._replacing is not None:
             self._replace_initializers(options, path, self._replacing)
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=[self._provider])
-        except _session_errors() as error:
+        except session_errors() as error:
             reason = str(error).partition("\n")[0]
             advice = "reinstall mobile-sam" if self._folder == bundled_folder() else "export the model again"
             raise WeightsError(
@@ -137,17 +147,25 @@ class OrtEngine(Engine):
     def _replace_initializers(self, options: Any, graph: Path, file: Path) -> None:
         """Have a session take the weights that its graph refers to, by name, from another file."""
         import onnxruntime
-        from safetensors import safe_open
 
-        content = graph.read_bytes()
-        with safe_open(file, "numpy") as tensors:
-            weights = {key: tensors.get_tensor(key) for key in tensors.keys() if _is_initializer(key, content)}  # noqa: SIM118
+        weights = weights_of_graph(file, graph)
         values = {key: onnxruntime.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
         options.add_external_initializers(list(values), list(values.values()))
         self._replacements += [weights, values]  # which the session reads without copying them
 
 
-def _session_errors() -> tuple[type[Exception], ...]:
+def session_options(num_threads: int) -> Any:
+    """Make the options that all sessions have: threads within one operator, 0 for ONNX Runtime's choice."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.enable_mem_pattern = False  # with it, the second picture takes 190 MB more (docs/log.md)
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_DURATION_US)
+    return options
+
+
+def session_errors() -> tuple[type[Exception], ...]:
     """What ONNX Runtime raises when it cannot make a session; its exceptions have no common base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -173,65 +191,6 @@ def _check_provider(provider: str) -> str:
             f"{', '.join(available_providers())}); pip install {package} in place of onnxruntime"
         )
     return full_name
-
-
-def _check_weights(weights: Path | None) -> str:
-    """Check the weights, the bundled ones if None, and return the fingerprint of their encoder."""
-    if weights is None:
-        verify_bundled_weights()
-        return fingerprint_of_file(bundled_weights_path(), ENCODER_PREFIX)
-    if weights.is_dir():
-        _check_folder(weights)
-        return fingerprint_of_file(weights / FOLDER_WEIGHTS, ENCODER_PREFIX)
-    _check_same_layout(weights)
-    return fingerprint_of_file(weights, ENCODER_PREFIX)
-
-
-def _check_folder(folder: Path) -> None:
-    """Check that a model folder is whole and that its graphs were made for its weights, whose sha256 they name."""
-    missing = [name for name in (FOLDER_WEIGHTS, ENCODER_GRAPH, DECODER_GRAPH) if not (folder / name).is_file()]
-    if missing:
-        raise WeightsError(f"{folder} is no model folder: it has no {', '.join(missing)}; {_EXPORT_ADVICE}")
-    weights = folder / FOLDER_WEIGHTS
-    read_safetensors_header(weights)
-    digest = sha256_of_file(weights).encode()
-    for graph in (folder / ENCODER_GRAPH, folder / DECODER_GRAPH):
-        if digest not in graph.read_bytes():
-            raise WeightsError(f"{graph} was not made for {weights}, or one of them is damaged; {_EXPORT_ADVICE}")
-
-
-def _check_same_layout(weights: Path) -> None:
-    if not weights.is_file():
-        raise FileNotFoundError(f"no weights at {weights}")
-    advice = (
-        f"`mobile-sam distill export {weights} -o FOLDER` makes a folder that this engine runs; else use engine='torch'"
-    )
-    found, _ = read_safetensors_header(weights)
-    input_side = read_declaration(weights).input_side
-    if input_side != INPUT_SIDE:
-        raise WeightsError(
-            f"{weights} is of a model for {input_side} px, not {INPUT_SIDE} px as the graphs here; {advice}"
-        )
-    expected, _ = read_safetensors_header(bundled_weights_path())
-    for key, entry in expected.items():
-        if key == "__metadata__":
-            continue
-        if key not in found or found[key]["shape"] != entry["shape"] or found[key]["dtype"] != entry["dtype"]:
-            state = "is missing" if key not in found else f"is {found[key]['dtype']} {found[key]['shape']}"
-            raise WeightsError(
-                f"{weights} does not hold a MobileSAM (vit_t) in fp32: {key} {state}, expected "
-                f"{entry['dtype']} {entry['shape']}; {advice}"
-            )
-
-
-def _is_initializer(key: str, graph: bytes) -> bool:
-    """Tell whether an ONNX file holds an initializer of this name, without the onnx package to parse it.
-
-    In protobuf a TensorProto's name is field 8, a string: the byte 8 << 3 | 2, the length, the text.
-    """
-    name = key.encode()
-    length = bytes([len(name)]) if len(name) < 128 else bytes([len(name) & 127 | 128, len(name) >> 7])
-    return bytes([8 << 3 | 2]) + length + name in graph
 
 
 def _decoder_feed(

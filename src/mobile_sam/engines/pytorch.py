@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from mobile_sam.build_sam import sam_from_checkpoint
 from mobile_sam.core.embedding import Embedding
+from mobile_sam.core.errors import MissingDependencyError
 from mobile_sam.core.predictions import MULTI_MASK, SINGLE_MASK
 from mobile_sam.core.prompts import LABEL_ABSENT, LABEL_BOX_LOWER_RIGHT, PromptBatch
 from mobile_sam.core.weights import (
@@ -24,6 +27,7 @@ from mobile_sam.core.weights import (
     verify_bundled_weights,
 )
 from mobile_sam.engines.base import Engine
+from mobile_sam.engines.cuda_graphs import RecordedEncoder
 from mobile_sam.modeling.common import LayerNorm2d, MLPBlock
 from mobile_sam.modeling.fast_decoder import FastMaskDecoder
 from mobile_sam.modeling.mask_decoder import MLP, MaskDecoder
@@ -43,15 +47,28 @@ class TorchEngine(Engine):
             None for the bundled weights.
         device: None for the module's own device; for the bundled weights or a path, CUDA, then MPS, then the CPU.
         precision: "fp32", or "bf16" or "fp16" through autocast.
+        compile: run the image encoder through `torch.compile`, whose first call for a batch size takes a minute; a
+            compiler that is missing is noticed then (`MissingDependencyError`). Parts of the square are not compiled.
+        cuda_graphs: record the image encoder's kernels for each batch size and start them together; with `compile`
+            those that it made. (Its own mode "reduce-overhead" does the same, but not for several threads.)
+        compile_backend: see `torch.compile`.
 
     Raises:
-        ValueError: a device that is unknown or not present, an unknown precision, a module that is not in float32.
+        ValueError: a device that is unknown or not present, an unknown precision, a module that is not in float32, CUDA
+            graphs on another device.
     """
 
     name = "torch"
 
     def __init__(
-        self, model: Sam | str | Path | None = None, *, device: str | None = None, precision: str = "fp32"
+        self,
+        model: Sam | str | Path | None = None,
+        *,
+        device: str | None = None,
+        precision: str = "fp32",
+        compile: bool = False,
+        cuda_graphs: bool = False,
+        compile_backend: str | Callable[..., Any] = "inductor",
     ) -> None:
         if precision != "fp32" and precision not in AUTOCAST_DTYPES:
             raise ValueError(f"unknown precision {precision!r}; expected fp32, {', '.join(AUTOCAST_DTYPES)}")
@@ -71,6 +88,11 @@ class TorchEngine(Engine):
             self.prompts_at_once = 64
             self.images_at_once = 8 if isinstance(model.image_encoder, TinyViT) else 1  # ViT takes gigabytes for each
         self._model_id: tuple[object, str] | None = None
+        self._compile_backend = compile_backend if compile else None
+        self._compiled: tuple[nn.Module, Callable[[Tensor], Tensor]] | None = None  # and of which module
+        if cuda_graphs and self.device.type != "cuda":
+            raise ValueError(f"CUDA graphs need a CUDA device, got {str(self.device)!r}; leave cuda_graphs out")
+        self._recorded = RecordedEncoder() if cuda_graphs else None
 
     @property
     def device(self) -> torch.device:
@@ -90,8 +112,8 @@ class TorchEngine(Engine):
     @property
     def model_id(self) -> str:
         """Names the encoder as it is now; computed anew after it was trained, loaded or replaced."""
-        tensors = self.model.image_encoder.state_dict(prefix=ENCODER_PREFIX, keep_vars=True)
-        version = tuple((id(tensor), tensor._version) for tensor in tensors.values())
+        tensors = self._encoder_tensors()
+        version = _version_of(tensors)
         if self._model_id is None or self._model_id[0] != version:
             name = fingerprint(
                 (key, tuple(value.shape), value.detach().flatten()[:FINGERPRINT_VALUES].float().cpu().numpy())
@@ -101,24 +123,86 @@ class TorchEngine(Engine):
             self._model_id = (version, name)
         return encoder_id(self._model_id[1], self.input_side)
 
+    @property
+    def takes_any_size(self) -> bool:
+        """See `Engine.takes_any_size`: TinyViT does, ViT has a position embedding for the square."""
+        return isinstance(self.model.image_encoder, TinyViT)
+
     def normalise_and_pad(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.normalise_and_pad`; this is the module's own `preprocess`."""
+        return self._preprocess(pixels).cpu().numpy()
+
+    def _preprocess(self, pixels: NDArray[np.uint8] | NDArray[np.float32]) -> Tensor:
+        """Normalise and pad on the device: (h, w, 3) -> (3, S, S) float32."""
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(self.device)  # (3, h, w)
-        return self.model.preprocess(image[None])[0].float().cpu().numpy()
+        return self.model.preprocess(image[None])[0].float()
+
+    def _encode_pixels(self, pixels: Sequence[NDArray[np.uint8]], part_hw: tuple[int, int]) -> NDArray[np.float32]:
+        model_input = torch.stack([self._preprocess(one) for one in pixels])  # (B, 3, S, S), never off the device
+        height, width = part_hw
+        features = self.encode_tensor(model_input[:, :, :height, :width]).cpu().numpy()
+        return features if part_hw == model_input.shape[2:] else self.fill_up(features)
 
     def encode_input(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Engine.encode_input`."""
         features = self.encode_tensor(torch.from_numpy(model_input).to(self.device))
         return features.cpu().numpy()
 
+    def encode_part(self, model_input: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Engine.encode_part`.
+
+        Raises:
+            ValueError: an encoder other than TinyViT; sides that are no multiples of 16.
+        """
+        if not self.takes_any_size:
+            raise ValueError(self._why_padded)
+        return self.encode_input(model_input)
+
     def encode_tensor(self, model_input: Tensor) -> Tensor:
-        """Encode on the device: normalised and padded (B, 3, S, S) -> float32 features (B, 256, S/16, S/16)."""
+        """Encode on the device: normalised and padded (B, 3, S, S) -> float32 features (B, 256, S/16, S/16).
+
+        A part (B, 3, h, w) of the square gives a part of the features, see `encode_part`.
+
+        Raises:
+            MissingDependencyError: nothing here compiles what `torch.compile` makes.
+        """
         if self.model.training:
             warnings.warn("the model is in training mode, so BatchNorm changes: call model.eval() first", stacklevel=4)
         channels_last = model_input.contiguous(memory_format=torch.channels_last)  # convolutions run quicker so
-        with torch.no_grad(), self._autocast():
-            features: Tensor = self.model.image_encoder(channels_last)  # (B, 256, S/16, S/16)
+        if tuple(model_input.shape[2:]) != (self.input_side, self.input_side):
+            return self._run(self.model.image_encoder, channels_last)
+        if self._recorded is None:
+            return self._run_whole(channels_last)
+        return self._recorded(self._run_whole, channels_last, _version_of(self._encoder_tensors()))
+
+    def _run_whole(self, model_input: Tensor) -> Tensor:
+        """Encode whole squares, with the compiled encoder if there is to be one."""
+        encoder = self.model.image_encoder
+        if self._compile_backend is None:
+            return self._run(encoder, model_input)
+        from torch._dynamo.exc import TorchDynamoException
+
+        if self._compiled is None or self._compiled[0] is not encoder:
+            self._compiled = (encoder, torch.compile(encoder, backend=self._compile_backend))
+        try:
+            return self._run(self._compiled[1], model_input)
+        except TorchDynamoException as error:
+            reason = " ".join(str(error).partition("\n\n")[0].split())  # what follows says how to debug torch
+            raise MissingDependencyError(
+                f"torch.compile could not compile the image encoder ({reason}); it needs a C++ compiler on a CPU and "
+                "Triton on a GPU: install it, or leave compile out",
+                name="torch",
+            ) from error
+
+    def _run(self, encoder: Callable[[Tensor], Tensor], model_input: Tensor) -> Tensor:
+        # Weights are cast anew each time: a cast kept from before would be gone when a CUDA graph reads it.
+        with torch.no_grad(), self._autocast(keeps_casts=False):
+            features = encoder(model_input)  # (B, 256, h/16, w/16)
         return features.float().contiguous()
+
+    def _encoder_tensors(self) -> dict[str, Tensor]:
+        """The image encoder's parameters and buffers by their keys in a checkpoint, as they are and not copied."""
+        return self.model.image_encoder.state_dict(prefix=ENCODER_PREFIX, keep_vars=True)
 
     def decode_tensors(
         self,
@@ -231,10 +315,15 @@ class TorchEngine(Engine):
                 answers.append((logits[:, wanted], iou[:, wanted]))
         return torch.cat([logits for logits, _ in answers]), torch.cat([iou for _, iou in answers])
 
-    def _autocast(self) -> contextlib.AbstractContextManager[None]:
+    def _autocast(self, keeps_casts: bool = True) -> contextlib.AbstractContextManager[None]:
         if self.precision == "fp32":
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, AUTOCAST_DTYPES[self.precision])
+        return torch.autocast(self.device.type, AUTOCAST_DTYPES[self.precision], cache_enabled=keeps_casts)
+
+
+def _version_of(tensors: dict[str, Tensor]) -> tuple[tuple[int, int, int], ...]:
+    """What changes when a tensor is trained on, loaded into, replaced or moved."""
+    return tuple((id(tensor), tensor._version, tensor.data_ptr()) for tensor in tensors.values())
 
 
 def _best_device() -> str:

@@ -1,36 +1,30 @@
-"""One model in a process of its own, so that neither its start-up nor its memory has anything of another in it.
+"""A model to be timed, in a process of its own.
 
-`LatencyWorker` is the model's end, `WorkerProcess` the evaluator's; JSON lines go between them. Nothing is imported on
-top that a program of the user would not pay for: the start of the process is measured.
+`LatencyWorker` is the model's end, `WorkerProcess` the evaluator's, see `mobile_sam.evaluate.worker_process`.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mobile_sam.evaluate import worker_process
+from mobile_sam.evaluate.worker_process import (
+    Answer,
+    Command,
+    WorkerError,
+    open_answers,
+    peak,
+    read_once,
+    serve_commands,
+)
+
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mobile_sam.evaluate.models import ModelSpec
     from mobile_sam.predictor import SamPredictor
 
-Answer = dict[str, Any]
-
-RUN_WORKER = "import sys; sys.path[:] = sys.argv[1:]; from mobile_sam.evaluate.latency_worker import main; main()"
-"""Run with our own sys.path, so that the worker imports the same package whatever lies in the current folder."""
-SECONDS_TO_END = 10
-NUM_LAST_LINES, NUM_LAST_BYTES = 6, 4000
-"""How much of a worker's stderr an error message has at most."""
+__all__ = ["Answer", "LatencyWorker", "WorkerError", "WorkerProcess", "main", "serve"]
 
 
 class LatencyWorker:
@@ -109,28 +103,9 @@ class LatencyWorker:
         return Model(self._spec, self.predictor.engine, is_of_spec=True).facts()
 
 
-def peak() -> Answer:
-    """Return the part of an answer that says how much memory this process has had at most."""
-    from mobile_sam.evaluate.machine import peak_rss_mb
-
-    return {"peak_mb": peak_rss_mb()}
-
-
-@lru_cache(maxsize=1)
-def read_once(picture: str) -> NDArray[np.uint8]:
-    """Read a picture file, the last one from memory."""
-    from mobile_sam.core.images import read_image
-
-    return read_image(picture)
-
-
 def serve(worker: LatencyWorker, requests: TextIO, answers: TextIO) -> None:
-    """Answer requests until their end.
-
-    Raises:
-        SystemExit: the model cannot be made, for a reason that needs no traceback. Others: as the model raises them.
-    """
-    commands: dict[str, Callable[..., Answer]] = {
+    """Answer requests until their end, see `serve_commands`."""
+    commands: dict[str, Command] = {
         "load": worker.load,
         "encode": worker.encode,
         "click": worker.click,
@@ -138,103 +113,15 @@ def serve(worker: LatencyWorker, requests: TextIO, answers: TextIO) -> None:
         "everything": worker.everything,
         "facts": worker.facts,
     }
-    for line in requests:
-        request = json.loads(line)
-        command = request.pop("command")
-        try:
-            answer = commands[command](**request)
-        except (ValueError, OSError, ImportError) as error:
-            if command != "load":
-                raise
-            raise SystemExit(f"{type(error).__name__}: {error}") from error
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    serve_commands(commands, requests, answers)
 
 
 def main() -> None:
-    """Serve on stdin and stdout; whatever a library prints goes to stderr instead."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    serve(LatencyWorker(), sys.stdin, answers)
+    """Serve on stdin and stdout."""
+    serve(LatencyWorker(), sys.stdin, open_answers())
 
 
-class WorkerError(RuntimeError):
-    """A worker ended before it answered; the message says how, with the last lines of its stderr."""
+class WorkerProcess(worker_process.WorkerProcess):
+    """A process that runs a `LatencyWorker`."""
 
-
-class WorkerProcess:
-    """A worker as the evaluator sees it; use as a context manager, so that the process ends whatever happens.
-
-    Attributes:
-        started: when, on the clock of `time.perf_counter`.
-        process: its pipes carry the requests and the answers.
-    """
-
-    def __init__(self) -> None:
-        from subprocess import PIPE, Popen
-        from tempfile import TemporaryFile
-
-        self._stderr = TemporaryFile()  # noqa: SIM115  # a pipe that nobody reads would fill up
-        command = [sys.executable, "-c", RUN_WORKER, *map(str, sys.path)]
-        self.started = time.perf_counter()
-        self.process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=self._stderr, text=True, encoding="utf-8")
-
-    def ask(self, command: str, **fields: Any) -> Answer:
-        """Send one request, a method of `LatencyWorker` with its arguments, and wait for the answer.
-
-        Raises:
-            WorkerError: the process ended instead.
-        """
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with suppress(OSError):  # the process has ended, and so has its output
-            self.process.stdin.write(json.dumps({"command": command, **fields}) + "\n")
-            self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line.endswith("\n"):
-            raise WorkerError(f"its process ended at {command!r} {self._how_it_ended()}")
-        answer: Answer = json.loads(line)
-        return answer
-
-    def seconds_since_start(self) -> float:
-        """Return the seconds since the process was made."""
-        return time.perf_counter() - self.started
-
-    def close(self, kill: bool = False) -> None:
-        """End the process, by the end of its input or at once, and wait until it is gone."""
-        from subprocess import TimeoutExpired
-
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        if kill:
-            self.process.kill()
-        with suppress(OSError):  # what could not be sent before
-            self.process.stdin.close()
-        try:
-            self.process.wait(SECONDS_TO_END)
-        except TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-        self._stderr.close()
-
-    def _how_it_ended(self) -> str:
-        from signal import Signals
-
-        code = self.process.wait()
-        try:
-            how = f"by signal {Signals(-code).name}" if code < 0 else f"with code {code}"
-        except ValueError:  # a signal without a name
-            how = f"by signal {-code}"
-        self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - NUM_LAST_BYTES))
-        lines = self._stderr.read().decode("utf-8", "replace").splitlines()
-        last = [line for line in lines if line.strip()][-NUM_LAST_LINES:]
-        return f"{how}: " + ("\n".join(last) or "nothing on its stderr; was there enough memory?")
-
-    def __enter__(self) -> WorkerProcess:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close(kill=error is not None)
+    module = __name__

@@ -12,7 +12,7 @@ from mobile_sam.core.weights import describe_checkpoint, find_checkpoint, weight
 from mobile_sam.engines import ENGINES, PRECISIONS, Engine, make_engine
 
 MODEL_HELP = (
-    "an engine (onnxruntime or torch), a checkpoint file or model folder, or both with more as in "
+    "an engine (onnxruntime, openvino or torch), a checkpoint file or model folder, or both with more as in "
     "name=teacher,engine=torch,checkpoint=sam_vit_h.pth,precision=bf16,device=cuda"
 )
 
@@ -26,7 +26,7 @@ class ModelSpec:
         engine: see `mobile_sam.engines.make_engine`.
         checkpoint: path of a checkpoint or model folder; None for the bundled weights.
         device: see `make_engine`; None for the engine's default.
-        precision: "fp32", "bf16" or "fp16".
+        precision: see `make_engine`; None for fp32, or for what a folder was exported in.
 
     Raises:
         ValueError: no name, or an unknown engine or precision.
@@ -36,14 +36,14 @@ class ModelSpec:
     engine: str = "auto"
     checkpoint: str | None = None
     device: str | None = None
-    precision: str = "fp32"
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a model needs a name, got ''; write name=... or leave it out")
         if self.engine not in ("auto", *ENGINES):
             raise ValueError(f"unknown engine {self.engine!r}; expected auto, {', '.join(ENGINES)}")
-        if self.precision not in PRECISIONS:
+        if self.precision not in (None, *PRECISIONS):
             raise ValueError(f"unknown precision {self.precision!r}; expected one of {', '.join(PRECISIONS)}")
 
     @classmethod
@@ -139,7 +139,7 @@ class Model:
         return {
             "engine": self.engine.name,
             "engine_version": _version_of(self.engine.name),
-            "precision": self.spec.precision,
+            "precision": getattr(self.engine, "precision", None) or "fp32",
             "device": str(getattr(self.engine, "device", self.spec.device or "cpu")),
             "model_id": self.engine.model_id,
         }

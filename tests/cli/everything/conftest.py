@@ -61,7 +61,7 @@ def made(monkeypatch):
     """The generators that commands made."""
     generators = []
 
-    def make(config, engine, model):
+    def make(config, engine, precision, model):
         generators.append(FakeGenerator(config))
         return generators[-1]
 

@@ -244,7 +244,7 @@ def test_mistakes_end_in_one_line_before_anything_is_written(run, photos, tmp_pa
 
 
 def test_an_engine_that_cannot_run_is_no_failure_of_pictures(run, photos, monkeypatch):
-    def make(config, engine, model):
+    def make(config, engine, precision, model):
         raise ValueError(f"unknown engine {engine!r}")
 
     monkeypatch.setattr(mobile_sam.cli.everything, "_make_generator", make)

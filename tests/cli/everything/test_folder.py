@@ -74,6 +74,7 @@ def darken(photo):
         (["--points-per-side", "5"], None, "points_per_side was 32, is 5 now"),
         (["--pred-iou-thresh=-1"], None, "pred_iou_thresh was 0.88, is -1.0 now"),
         (["--max-masks", "2"], None, "max_masks was None, is 2 now"),
+        (["--precision", "bf16"], None, "precision was None, is bf16 now"),
         ([], darken, "the picture has changed"),
         (["--model", "other.pt"], None, "the model has changed"),
     ],
