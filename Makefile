@@ -2,9 +2,10 @@
 PYTHON ?= python3
 RUNTIME := .venv-runtime
 DEV := .venv
+COREML := .venv-coreml
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types bench graphs wheel clean
+.PHONY: demo test test-coreml lint types bench graphs wheel test-litert clean
 
 # The package as users get it: torch-free.
 $(RUNTIME)/.installed: pyproject.toml constraints.txt $(shell find src -type f -not -name '*.pyc')
@@ -31,6 +32,16 @@ demo: $(RUNTIME)/.installed
 test: $(DEV)/.installed
 	$(DEV)/bin/python -m pytest
 
+# Core ML conversion, in an environment of its own because coremltools is too heavy for every run; it runs on any system.
+$(COREML)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(COREML)
+	$(COREML)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt torch==2.13.0
+	$(COREML)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[export-coreml]' pytest
+	touch $@
+
+test-coreml: $(COREML)/.installed
+	$(COREML)/bin/python -m pytest tests/export/targets/test_coreml.py
+
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
@@ -44,6 +55,16 @@ graphs: $(DEV)/.installed
 
 wheel: $(DEV)/.installed
 	$(DEV)/bin/python -m build --wheel --outdir dist .
+
+# LiteRT's converter brings jax and transformers, 1.4 GB, so that its tests have an environment of their own.
+.venv-litert/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-litert
+	.venv-litert/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt torch==2.13.0
+	.venv-litert/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[export-litert]' pytest
+	touch $@
+
+test-litert: .venv-litert/.installed
+	.venv-litert/bin/python -m pytest tests/export/targets/test_litert.py
 
 # Against the original code, in an environment of its own: make bench CHECKPOINT=mobile_sam.pt
 bench: $(DEV)/.installed

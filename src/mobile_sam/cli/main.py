@@ -13,6 +13,7 @@ import typer
 from mobile_sam._version import __version__
 from mobile_sam.cli import data, distill_embed, distill_export, distill_finetune, distill_train, evaluate
 from mobile_sam.cli.everything import everything
+from mobile_sam.cli.export import export
 from mobile_sam.cli.info import info
 from mobile_sam.cli.segment import segment
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(segment)
 app.command()(everything)
+app.command()(export)
 app.command()(info)
 
 evaluate_app = typer.Typer(help="Validate by named protocols.", no_args_is_help=True, rich_markup_mode=None)
