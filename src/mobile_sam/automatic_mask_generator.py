@@ -303,7 +303,7 @@ class SamAutomaticMaskGenerator:
         else:
             propose_everywhere(decoder, count.add)
         self.num_points += decoder.num_decoded
-        return select(candidates, points_xy, crop_box, image_hw, decoder.draw_again)
+        return select(candidates, points_xy, crop_box, image_hw)
 
     def _grids(self) -> Sequence[NDArray[np.float64]]:
         """Points as shares of the crop's sides, (N, 2) for each layer."""

@@ -178,6 +178,6 @@ def test_a_stable_mask_of_a_thin_panorama_is_not_dropped():
     logits[4, 20:200] = 0  # in the padding, between the two cuts of the stability score
     candidates, passed = judged((160, 10_000), logits[None])
     assert len(passed) == 1
-    (found,) = select(candidates, np.array([[5000.0, 80.0]]), (0, 0, 10_000, 160), (160, 10_000), pytest.fail)
+    (found,) = select(candidates, np.array([[5000.0, 80.0]]), (0, 0, 10_000, 160), (160, 10_000))
     assert found.stability_score > 0.95
     assert found.area_px == pytest.approx((4 * 180) * (4 * 10_000 / 1024) * (4 * 160 / 16), rel=0.02)

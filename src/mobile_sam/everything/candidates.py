@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -76,8 +76,6 @@ class Candidates:
         self._entries: list[Candidate] = []
         self._windows: dict[Candidate, WindowLogits] = {}
         self._settled: dict[Candidate, tuple[NDArray[np.int64], float]] = {}  # runs and stability score
-        self._settled_boxes = np.zeros((0, 4), np.float32)
-        self._settled_ious = np.zeros(0)  # predicted, of the boxes
         scale_x, scale_y = embedding.resize.scale_xy
         self._least_area = LEAST_AREA * max(1.0, scale_x * scale_y / LOW_RES_STRIDE**2)  # low-resolution pixels
 
@@ -88,12 +86,10 @@ class Candidates:
         """Yield the candidates, the best first, equals in the order in which they came."""
         yield from sorted(self._entries, key=lambda candidate: -candidate.predicted_iou)
 
-    def mask(self, candidate: Candidate, draw_again: Callable[[Candidate], WindowLogits]) -> MaskWindow:
-        """Make the mask of a candidate at the crop's size; `draw_again` gives the logits where they were forgotten."""
+    def mask(self, candidate: Candidate) -> MaskWindow:
+        """Make the mask of a candidate at the crop's size."""
         if candidate in self._windows:
             return self._draw(self._windows[candidate])
-        if candidate not in self._settled:
-            return self._draw(draw_again(candidate))
         runs, stability = self._settled[candidate]
         corner_xy, pixels = runs_to_window(runs, self.embedding.image_hw)
         return MaskWindow(pixels, corner_xy, stability)
@@ -150,20 +146,15 @@ class Candidates:
     def _settle(self) -> None:
         """Make the masks whose logits are kept, drop those that do not pass, and keep the others as run lengths.
 
-        Those that must overlap a better mask that passes are only forgotten: hardly one of them will be asked for.
+        Also of those that most likely overlap a better one: to decode one of them again takes ten times as long as to
+        make its mask (docs/log.md).
         """
         failed = set()
-        for candidate in sorted(self._windows, key=lambda candidate: -candidate.predicted_iou):
-            better = self._settled_boxes[self._settled_ious > candidate.predicted_iou]
-            if must_overlap(better, candidate, self.config.box_nms_thresh):
-                continue
-            mask = self._draw(self._windows[candidate])
+        for candidate, window in self._windows.items():
+            mask = self._draw(window)
             if self.passes(mask):
                 runs = window_to_runs(mask.pixels, mask.corner_xy, self.embedding.image_hw)
                 self._settled[candidate] = (runs, mask.stability_score)
-                box = np.array([mask.box_xyxy], np.float32)
-                self._settled_boxes = np.concatenate([self._settled_boxes, box])
-                self._settled_ious = np.append(self._settled_ious, candidate.predicted_iou)
             else:
                 failed.add(candidate)
         self._windows.clear()

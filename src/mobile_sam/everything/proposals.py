@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.core.prompts import PromptBatch
-from mobile_sam.core.upscale_window import WindowLogits, window_above
 from mobile_sam.engines import Engine
-from mobile_sam.everything.candidates import Candidate, Candidates, DrawnMask
+from mobile_sam.everything.candidates import Candidates, DrawnMask
 
 Tell = Callable[[int], None]
 """Told how many more points are done with."""
@@ -52,12 +51,6 @@ class PointDecoder:
             num_before += part.num_prompts
             self.num_decoded += part.num_prompts
             yield decoded_rows, self.candidates.add(part, rows)
-
-    def draw_again(self, candidate: Candidate) -> WindowLogits:
-        """Decode a candidate's point once more, for the logits that were forgotten."""
-        row = np.array([candidate.prompt_row])
-        decoded = self.engine.decode(self.candidates.embedding, self.prompts[row], (candidate.mask_token,))
-        return window_above(decoded.low_res_logits[0, 0], self.candidates.floor)
 
 
 def propose_everywhere(decoder: PointDecoder, tell: Tell) -> None:

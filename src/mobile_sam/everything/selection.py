@@ -8,7 +8,7 @@ open is the mask made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,6 @@ from mobile_sam.core.masks import mask_window
 from mobile_sam.core.regions import remove_small_holes_and_islands
 from mobile_sam.core.rle import window_to_runs
 from mobile_sam.core.selection import box_areas, box_ious, nms_boxes
-from mobile_sam.core.upscale_window import WindowLogits
 from mobile_sam.everything.candidates import Candidate, Candidates, must_overlap
 from mobile_sam.everything.found import Box, FoundMask
 
@@ -29,7 +28,6 @@ def select(
     points_xy: NDArray[np.float64],
     crop_box: Box,
     image_hw: tuple[int, int],
-    draw_again: Callable[[Candidate], WindowLogits],
 ) -> list[FoundMask]:
     """Keep the best of the masks of one crop.
 
@@ -38,7 +36,6 @@ def select(
         points_xy: (P, 2) the crop's prompts, in its pixels.
         crop_box: x1, y1, x2, y2 in the picture.
         image_hw: height and width of the picture.
-        draw_again: gives the logits that were forgotten.
 
     Returns:
         The masks, by falling predicted IoU.
@@ -48,7 +45,7 @@ def select(
     for candidate in candidates.by_predicted_iou():
         if kept.surely_suppress(candidate):
             continue
-        mask = candidates.mask(candidate, draw_again)
+        mask = candidates.mask(candidate)
         if not candidates.passes(mask):
             continue
         box = np.array([mask.box_xyxy]) + np.tile(crop_box[:2], 2)  # (1, 4) in the picture
