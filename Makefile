@@ -34,7 +34,7 @@ demo: $(RUNTIME)/.installed
 TARGET_TESTS := $(filter-out %/test_coreml.py %/test_litert.py,$(wildcard tests/export/targets/test_*.py))
 test: $(DEV)/.installed
 	$(DEV)/bin/python -m pytest --ignore=tests/export/targets
-	for tests in $(TARGET_TESTS); do $(DEV)/bin/python -m pytest $$tests || exit 1; done
+	printf '%s\n' $(TARGET_TESTS) | xargs -P 2 -n 1 env OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest
 
 # Core ML conversion, in an environment of its own because coremltools is too heavy for every run; it runs on any system.
 $(COREML)/.installed: pyproject.toml constraints.txt
