@@ -100,12 +100,13 @@ def export(
     if isinstance(model, (str, Path)):
         find_checkpoint(model)
     chosen = find_target(target)
-    options = check_options(chosen.spec(), options)
+    spec = chosen.spec()
+    options = check_options(spec, options)
     folder = Path(folder or default_folder(target, str(options.precision)))
     _check_new(folder)
     files = _readable(find_pictures(pictures))
     find_pictures(options.calibration)
-    _check_packages(chosen.spec())
+    _check_packages(spec)
     tell = on_progress or (lambda line: None)
     with tempfile.TemporaryDirectory(prefix="mobile-sam-") as workspace:
         tell("reading the model")
@@ -115,16 +116,12 @@ def export(
         with atomic_folder(folder) as temporary:
             tell(f"writing {target} {options.precision}")
             written = chosen.write(source.sam, options, temporary)
-            if (
-                "calibration" in chosen.spec().options
-                and options.precision == "int8"
-                and not (options.calibration or pictures)
-            ):
+            if "calibration" in spec.options and options.precision == "int8" and not (options.calibration or pictures):
                 written = replace(written, notes=(*written.notes, SAME_PICTURES_NOTE))
-            manifest = make_manifest(chosen.spec(), source, options, written, temporary)
+            manifest = make_manifest(spec, source, options, written, temporary)
             manifest.write(temporary)
             task = ParityTask(temporary, source.weights, source.folder, options.use_stability_score, num_threads)
-            report = make_report(chosen.spec(), manifest, written, task, files, Path(workspace), tell)
+            report = make_report(spec, manifest, written, task, files, Path(workspace), tell)
             if checks_bound and report.missed:
                 advice = "nothing was written; --below-bound (checks_bound=False) keeps the files all the same"
                 raise ParityError(f"{report.table()}\n\nthe export is below the bound of its target; {advice}")

@@ -218,11 +218,14 @@ def measure_groups(graph: onnx.ModelProto, ranges: Any, feeds: Sequence[Feed]) -
     for group in groups_of(graph):
         quantized = quantize(graph, ranges, {group})
         found = [_run(quantized, feed) for feed in feeds]
-        ratios = [
-            np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) for ours, theirs in zip(found, expected, strict=True)
-        ]
-        errors[group] = float(np.sqrt(np.mean(np.square(ratios))))
+        errors[group] = relative_rms(found, expected)
     return errors
+
+
+def relative_rms(found: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]]) -> float:
+    """Norm of the difference over the norm of what was expected, the root of the mean square over the pairs."""
+    ratios = [np.linalg.norm(one - other) / np.linalg.norm(other) for one, other in zip(found, expected, strict=True)]
+    return float(np.sqrt(np.mean(np.square(ratios))))
 
 
 def groups_to_keep(errors: Mapping[str, float], budget: float = ERROR_BUDGET) -> tuple[str, ...]:

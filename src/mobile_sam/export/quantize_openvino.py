@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mobile_sam.build_sam import identify_checkpoint
 from mobile_sam.export.calibration import calibration_inputs, encoder_feeds
 from mobile_sam.export.onnx_files import traced_graphs
-from mobile_sam.export.quantize_onnx import ENCODER_PART, groups_to_keep
+from mobile_sam.export.quantize_onnx import ENCODER_PART, groups_to_keep, relative_rms
 from mobile_sam.export.rounding import round_weights
 from mobile_sam.export.target import ExportOptions
 from mobile_sam.modeling.sam import Sam
@@ -70,14 +70,17 @@ def quantized_graphs(sam: Sam, options: ExportOptions) -> tuple[dict[str, Any], 
     if name in KEPT:
         kept = KEPT[name]
     else:
-        quantized = _quantize(_read(traced_graphs(sam, options)["encoder"]), feeds, ())
+        quantized = _quantize(read_traced(traced_graphs(sam, options)["encoder"]), feeds, ())
         contributions = measure_groups(quantized, feeds[:NUM_MEASURED])
         kept = groups_to_keep(contributions, ERROR_BUDGET)
         facts["embedding_error_by_group"] = {group: round(error, 5) for group, error in contributions.items()}
     rounded = copy.deepcopy(sam)
-    inputs = calibration_inputs(sam, options.calibration, options.input_hw, NUM_VIEWS)
+    if options.preprocess:
+        inputs = calibration_inputs(sam, options.calibration, options.input_hw, NUM_VIEWS)
+    else:
+        inputs = [image[0] for (image,) in feeds]
     round_weights(rounded.image_encoder, inputs, lambda layer, _: not _is_in(layer, kept))
-    graphs = {role: _read(graph) for role, graph in traced_graphs(rounded, options).items()}
+    graphs = {role: read_traced(graph) for role, graph in traced_graphs(rounded, options).items()}
     points = [np.ones((options.num_prompts or 1, options.num_points or 2, 2), np.float32)]
     points.append(points[0][..., 0])
     graphs["encoder"] = _quantize(graphs["encoder"], feeds, kept)
@@ -86,7 +89,8 @@ def quantized_graphs(sam: Sam, options: ExportOptions) -> tuple[dict[str, Any], 
     return graphs, facts | {"kept_in_higher_precision": list(kept)}
 
 
-def _read(graph: onnx.ModelProto) -> Any:
+def read_traced(graph: onnx.ModelProto) -> Any:
+    """Make an OpenVINO model of a traced graph."""
     import openvino
 
     return openvino.Core().read_model(graph.SerializeToString())
@@ -122,10 +126,13 @@ def measure_groups(quantized: Any, feeds: Sequence[tuple[NDArray[Any], ...]]) ->
         By group, such as "layers.1/blocks.0": the root of what the square of the error loses without its quantizers.
     """
     exact = _embeddings(_without(quantized, set(_groups(quantized))), feeds)
-    whole = _error(_embeddings(quantized, feeds), exact)
+
+    def error(model: Any) -> float:
+        return relative_rms(_embeddings(model, feeds), exact)
+
+    whole = error(quantized)
     return {
-        group: math.sqrt(max(0.0, whole**2 - _error(_embeddings(_without(quantized, {group}), feeds), exact) ** 2))
-        for group in _groups(quantized)
+        group: math.sqrt(max(0.0, whole**2 - error(_without(quantized, {group})) ** 2)) for group in _groups(quantized)
     }
 
 
@@ -153,11 +160,6 @@ def _embeddings(model: Any, feeds: Sequence[tuple[NDArray[Any], ...]]) -> list[N
 
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return [compiled(list(feed))[0] for feed in feeds]
-
-
-def _error(found: Sequence[NDArray[np.float32]], expected: Sequence[NDArray[np.float32]]) -> float:
-    ratios = [np.linalg.norm(one - other) / np.linalg.norm(other) for one, other in zip(found, expected, strict=True)]
-    return float(np.sqrt(np.mean(np.square(ratios))))
 
 
 def _is_in(layer: str, groups: Collection[str]) -> bool:

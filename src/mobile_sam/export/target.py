@@ -9,8 +9,6 @@ from typing import Any
 
 from mobile_sam.core.embedding import EMBEDDING_STRIDE
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-
 MAX_POINTS = 6
 """Points of a prompt, where a target needs a fixed number and none is given: five clicks and SAM's padding point, or a
 box and four clicks."""
@@ -41,7 +39,7 @@ class ExportOptions:
     """What is to be exported, beside the target.
 
     Attributes:
-        precision: one of PRECISIONS that the target has; None for its first.
+        precision: one that the target has; None for its first.
         input_hw: height and width that the encoder takes, multiples of 16, the longer one S; None for the square.
         preprocess: the encoder takes uint8 pixels, and normalises and pads them.
         joint: also write one graph from the picture to the masks.

@@ -35,6 +35,17 @@ def tiny_sam() -> Sam:
 
 
 @pytest.fixture(scope="session")
+def tiny_sam_without_zeros() -> Sam:
+    """With random numbers also where a fresh model has zeros, as in the biases of attention: converters drop them."""
+    torch.manual_seed(0)
+    tiny = build_sam_vit_t_1m(input_side=256).eval()
+    for parameter in tiny.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return tiny
+
+
+@pytest.fixture(scope="session")
 def export_to(tmp_path_factory):
     """Write an export with its manifest, and open it: (target, sam, options) -> engine."""
 

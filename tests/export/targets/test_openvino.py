@@ -255,7 +255,7 @@ def test_a_joint_graph_is_the_encoder_and_the_decoder(searched, tiny_sam):
 def test_the_group_that_is_quantized_worst_is_found(tiny_sam, few_views):
     """A quantizer of two steps, which only that group's contribution shows."""
     feeds = encoder_feeds(tiny_sam, max_views=4)
-    model = quantize_openvino._read(quantize_openvino.traced_graphs(tiny_sam, ExportOptions())["encoder"])
+    model = quantize_openvino.read_traced(quantize_openvino.traced_graphs(tiny_sam, ExportOptions())["encoder"])
     quantized = quantize_openvino._quantize(model, feeds, ())
     before = types_of(quantized)
     victim = "layers.1/blocks.0"

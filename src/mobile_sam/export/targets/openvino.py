@@ -49,6 +49,8 @@ def write(sam: Sam, options: ExportOptions, folder: Path) -> Written:
     """
     import openvino
 
+    from mobile_sam.export.quantize_openvino import read_traced
+
     precision = options.precision or "fp32"
     graphs, facts = _graphs(sam, options, precision)
     is_for_engine = not options.asked_for() & (OPTIONS - {"calibration"})
@@ -56,7 +58,7 @@ def write(sam: Sam, options: ExportOptions, folder: Path) -> Written:
         from mobile_sam.export.graphs import graph_specs, trace
 
         specs = {Path(one.file_name).stem: one for one in graph_specs(sam)}
-        graphs["decoder"] = _read(trace(specs["decoder"]))
+        graphs["decoder"] = read_traced(trace(specs["decoder"]))
     names = {}
     for role, model in graphs.items():
         names[role] = f"{role}.xml"
@@ -67,19 +69,13 @@ def write(sam: Sam, options: ExportOptions, folder: Path) -> Written:
 
 
 def _graphs(sam: Sam, options: ExportOptions, precision: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    if precision == "int8":
-        from mobile_sam.export.quantize_openvino import quantized_graphs
+    from mobile_sam.export.quantize_openvino import quantized_graphs, read_traced
 
+    if precision == "int8":
         return quantized_graphs(sam, options)
     from mobile_sam.export.onnx_files import traced_graphs
 
-    return {role: _read(graph) for role, graph in traced_graphs(sam, options).items()}, {}
-
-
-def _read(graph: Any) -> Any:
-    import openvino
-
-    return openvino.Core().read_model(graph.SerializeToString())
+    return {role: read_traced(graph) for role, graph in traced_graphs(sam, options).items()}, {}
 
 
 def open_runner(folder: Path, num_threads: int = 0) -> Runner | None:
