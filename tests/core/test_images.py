@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageOps
 
-from mobile_sam.core.errors import ImageReadError
+from mobile_sam.core.errors import ImageReadError, ImageTooLargeError
 from mobile_sam.core.images import read_image
 
 HEIGHT, WIDTH = 24, 32
@@ -235,7 +235,7 @@ def png_header(width, height):
 def test_a_decompression_bomb_is_refused_by_its_header_without_a_warning(width, height):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ImageReadError, match=r"too large|more than the"):
+        with pytest.raises(ImageTooLargeError, match=r"too large|more than the"):
             read_image(png_header(width, height))
 
 
@@ -248,7 +248,7 @@ def test_a_large_picture_within_the_limit_does_not_warn():
 
 def test_the_limit_of_pixels_is_the_callers_choice(rgb):
     assert read_image(Image.fromarray(rgb), max_pixels=HEIGHT * WIDTH).shape == rgb.shape
-    with pytest.raises(ImageReadError, match="32 x 24 pixels, more than the 767 allowed"):
+    with pytest.raises(ImageTooLargeError, match="32 x 24 pixels, more than the 767 allowed"):
         read_image(Image.fromarray(rgb), max_pixels=HEIGHT * WIDTH - 1)
 
 

@@ -24,6 +24,7 @@ WRONG = [
     ({"points_per_batch": 0}, "points_per_batch must be a whole number, at least 1, got 0"),
     ({"points_per_batch": None}, "points_per_batch must be a whole number"),
     ({"pred_iou_thresh": math.nan}, "pred_iou_thresh must be a finite number from -inf to inf, got nan"),
+    ({"pred_iou_thresh": 10**400}, "pred_iou_thresh must be a finite number"),
     ({"pred_iou_thresh": math.inf}, "pred_iou_thresh must be a finite number"),
     ({"pred_iou_thresh": "0.9"}, "pred_iou_thresh must be a finite number"),
     ({"stability_score_thresh": 1.01}, r"stability_score_thresh must be a finite number from 0 to 1, got 1\.01"),

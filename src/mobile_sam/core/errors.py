@@ -10,6 +10,10 @@ class ImageReadError(ValueError):
     """
 
 
+class ImageTooLargeError(ImageReadError):
+    """A picture has more pixels than the reader allows."""
+
+
 class WeightsError(ValueError):
     """A weights file is not what was asked for: wrong checksum, missing or unexpected keys, or wrong shapes."""
 

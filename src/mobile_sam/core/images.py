@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mobile_sam.core.errors import ImageReadError
+from mobile_sam.core.errors import ImageReadError, ImageTooLargeError
 from mobile_sam.core.files import atomic_path, check_writable
 from mobile_sam.core.pixels import bands_of_rows, over_white, to_rgb_uint8
 
@@ -63,7 +63,8 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> NDArray[
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ImageReadError: if it is a folder, empty, no image, damaged, or too large. It is a ValueError.
+        ImageReadError: if it is a folder, empty, no image, damaged, or too large (ImageTooLargeError). It is a
+            ValueError.
         ValueError: if an array has another shape or dtype, or the source is of another type.
     """
     if isinstance(source, np.ndarray):
@@ -230,7 +231,7 @@ def _opened(stream: BinaryIO, name: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `max_pixels` decides instead
             image = Image.open(stream)
     except Image.DecompressionBombError as error:
-        raise ImageReadError(
+        raise ImageTooLargeError(
             f"{name} is too large: {error} To read it, raise both max_pixels and PIL.Image.MAX_IMAGE_PIXELS"
         ) from error
     except UnidentifiedImageError as error:
@@ -244,7 +245,7 @@ def _decoded(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8
     """(H, W, 3) uint8 of a Pillow image of any mode, upright."""
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageReadError(
+        raise ImageTooLargeError(
             f"{name} has {width} x {height} pixels, more than the {max_pixels} allowed; shrink it or raise max_pixels"
         )
     if width * height == 0:

@@ -166,4 +166,9 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return value is not True and value is not False and isinstance(value, Real) and math.isfinite(value)
+    if value is True or value is False or not isinstance(value, Real):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number too large for a float, as JSON may hold
+        return False
