@@ -179,6 +179,34 @@ def test_what_is_no_picture_is_refused(generator, source, error, message):
         generator.generate_from_boxes(source, [[0, 0, 2, 2]])
 
 
+@pytest.mark.parametrize("further", [{}, {"mode": "fast"}, {"min_mask_region_area": 50}])
+def test_an_embedding_gives_the_records_of_its_picture(disc_engine, picture, further):
+    generator = SamAutomaticMaskGenerator(engine=disc_engine, points_per_side=4, **LENIENT, **further)
+    (embedding,) = disc_engine.encode([picture])
+    told = []
+    found = generator.generate_from_embedding(embedding, lambda done, of: told.append((done, of)))
+    assert (generator.num_points > 0, told[-1]) == (True, (16, 16))
+    assert as_json(found) == as_json(generator.generate(picture))
+    assert found
+
+
+def test_what_progress_raises_ends_the_search(generator, disc_engine, picture):
+    def stop(num_done, num_all):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generator.generate_from_embedding(disc_engine.encode([picture])[0], stop)
+    assert generator.num_points == 0
+
+
+def test_crops_need_the_picture_itself(disc_engine, picture, cat_embedding):
+    generator = SamAutomaticMaskGenerator(engine=disc_engine, points_per_side=4, crop_n_layers=1)
+    with pytest.raises(ValueError, match="crop_n_layers must be 0, got 1"):
+        generator.generate_from_embedding(disc_engine.encode([picture])[0])
+    with pytest.raises(ValueError, match="made by encoder"):
+        SamAutomaticMaskGenerator(engine=disc_engine).generate_from_embedding(cat_embedding)
+
+
 def test_a_module_and_an_engine_are_one_too_many(disc_engine):
     with pytest.raises(ValueError, match="pass one of the two"):
         SamAutomaticMaskGenerator(build_sam_vit_t(), engine=disc_engine)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.grids import crop_boxes, layer_point_grids
 from mobile_sam.core.images import ImageSource
 from mobile_sam.core.masks import decode_rle
@@ -179,6 +180,30 @@ class SamAutomaticMaskGenerator:
         pixels = read_rgb(image, "RGB")
         return [mask.to_record(self.config.output_mode) for mask in self._find(pixels, progress)]
 
+    def generate_from_embedding(self, embedding: Embedding, progress: Progress | None = None) -> list[Record]:
+        """Find the masks of everything in a picture that is encoded already.
+
+        Args:
+            embedding: made by this engine, or by another one with the same image encoder.
+            progress: as for `generate`; an exception that it raises ends the search.
+
+        Returns:
+            The records of `generate`.
+
+        Raises:
+            ValueError: settings with crops, which have to be encoded; an embedding of another encoder.
+        """
+        if self.config.crop_n_layers:
+            raise ValueError(
+                f"crop_n_layers must be 0, got {self.config.crop_n_layers}: crops are parts of the picture that are "
+                "encoded anew, and an embedding has no pixels; use generate with the picture"
+            )
+        grid, (height, width) = self._grids()[0], embedding.image_hw
+        count = _Count(len(grid), progress)
+        self.num_points = 0
+        found = self._find_in_embedding(embedding, (0, 0, width, height), grid, embedding.image_hw, count)
+        return [mask.to_record(self.config.output_mode) for mask in self._cleaned(found)]
+
     def generate_many(self, images: Iterable[ImageSource]) -> Iterator[list[Record] | None]:
         """Find the masks of several pictures, one after the other.
 
@@ -279,10 +304,14 @@ class SamAutomaticMaskGenerator:
             found += self._find_in_crop(pixels[y1:y2, x1:x2], (x1, y1, x2, y2), grids[layer], image_hw, count)
         if len(boxes) > 1:
             found = select_between_crops(found, config.crop_nms_thresh)
-        if config.min_mask_region_area > 0:
-            iou_threshold = max(config.box_nms_thresh, config.crop_nms_thresh)
-            found = clean_regions(found, config.min_mask_region_area, iou_threshold)
-        return found
+        return self._cleaned(found)
+
+    def _cleaned(self, found: list[FoundMask]) -> list[FoundMask]:
+        """Fill small holes and remove small islands, where the settings ask for it."""
+        config = self.config
+        if config.min_mask_region_area == 0:
+            return found
+        return clean_regions(found, config.min_mask_region_area, max(config.box_nms_thresh, config.crop_nms_thresh))
 
     def _find_in_crop(
         self,
@@ -293,11 +322,22 @@ class SamAutomaticMaskGenerator:
         count: _Count,
     ) -> list[FoundMask]:
         """Find the masks in a crop (h, w, 3), with a grid of points as shares of its sides."""
-        engine = self.predictor.engine
-        (embedding,) = engine.encode([np.ascontiguousarray(pixels)])
-        points_xy = grid * (pixels.shape[1], pixels.shape[0])
+        (embedding,) = self.predictor.engine.encode([np.ascontiguousarray(pixels)])
+        return self._find_in_embedding(embedding, crop_box, grid, image_hw, count)
+
+    def _find_in_embedding(
+        self,
+        embedding: Embedding,
+        crop_box: Box,
+        grid: NDArray[np.float64],
+        image_hw: tuple[int, int],
+        count: _Count,
+    ) -> list[FoundMask]:
+        """Find the masks in a crop by its embedding."""
+        crop_h, crop_w = embedding.image_hw
+        points_xy = grid * (crop_w, crop_h)
         candidates = Candidates(embedding, self.config, self.predictor.mask_threshold)
-        decoder = PointDecoder(engine, points_xy, candidates)
+        decoder = PointDecoder(self.predictor.engine, points_xy, candidates)
         if self.config.mode == "fast":
             propose_where_needed(decoder, grid, count.add)
         else:
