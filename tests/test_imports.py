@@ -34,6 +34,7 @@ LAYERS = [
     {"results", "one_call"},
     {"evaluate", "export"},
     {"distill"},
+    {"serve"},
     {"cli"},
 ]
 MAY_IMPORT_TORCH = (
@@ -81,7 +82,7 @@ def module_level(tree: ast.Module) -> list[ast.stmt]:
         statement
         for statement in tree.body
         if not (isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING")
-        and not isinstance(statement, (ast.FunctionDef, ast.ClassDef))
+        and not isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
     ]
 
 

@@ -12,10 +12,12 @@ import typer
 
 from mobile_sam._version import __version__
 from mobile_sam.cli import data, distill_embed, distill_export, distill_finetune, distill_train, evaluate
+from mobile_sam.cli.demo import demo
 from mobile_sam.cli.everything import everything
 from mobile_sam.cli.export import export
 from mobile_sam.cli.info import info
 from mobile_sam.cli.segment import segment
+from mobile_sam.cli.serve import serve
 
 OUTPUT_CLOSED = 1  # exit code when nobody reads what is printed, as in `mobile-sam info | head -1`
 USER_ERROR = 2  # exit code for a mistake in what the user gave
@@ -30,6 +32,8 @@ app = typer.Typer(
 )
 app.command()(segment)
 app.command()(everything)
+app.command()(demo)
+app.command()(serve)
 app.command()(export)
 app.command()(info)
 
