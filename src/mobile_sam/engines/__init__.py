@@ -13,6 +13,7 @@ from mobile_sam.core.errors import MissingDependencyError
 from mobile_sam.core.manifest import MODEL_FOLDER, OPENVINO_ENGINE, ExportManifest
 from mobile_sam.core.weights import MANIFEST_FILE, is_bundled_name
 from mobile_sam.engines.base import Engine
+from mobile_sam.engines.ort_module import onnxruntime_module
 
 if TYPE_CHECKING:
     from mobile_sam.modeling.sam import Sam
@@ -55,7 +56,7 @@ def describe_engine(name: str) -> str:
         devices = ", ".join(device.lower() for device in core.available_devices)
         is_quick = "bf16" in native_precisions(core)
         return f"{version(name)}, devices: {devices}; fp32{', bf16' if is_quick else ''}, exported int8"
-    import onnxruntime
+    onnxruntime = onnxruntime_module()
 
     from mobile_sam.engines.ort import available_providers
 

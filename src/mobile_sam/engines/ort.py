@@ -26,6 +26,7 @@ from mobile_sam.core.weights import (
     encoder_id,
 )
 from mobile_sam.engines.base import Engine
+from mobile_sam.engines.ort_module import onnxruntime_module
 from mobile_sam.engines.weight_files import check_weights, weights_of_graph
 
 SPIN_DURATION_US = "200"
@@ -124,7 +125,7 @@ class OrtEngine(Engine):
         return logits, iou, drawn
 
     def _session(self, file_name: str) -> Any:
-        import onnxruntime
+        onnxruntime = onnxruntime_module()
 
         path = self._folder / file_name
         options = session_options(self._num_threads)
@@ -146,7 +147,7 @@ class OrtEngine(Engine):
 
     def _replace_initializers(self, options: Any, graph: Path, file: Path) -> None:
         """Have a session take the weights that its graph refers to, by name, from another file."""
-        import onnxruntime
+        onnxruntime = onnxruntime_module()
 
         weights = weights_of_graph(file, graph)
         values = {key: onnxruntime.OrtValue.ortvalue_from_numpy(value) for key, value in weights.items()}
@@ -156,7 +157,7 @@ class OrtEngine(Engine):
 
 def session_options(num_threads: int) -> Any:
     """Make the options that all sessions have: threads within one operator, 0 for ONNX Runtime's choice."""
-    import onnxruntime
+    onnxruntime = onnxruntime_module()
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
@@ -175,7 +176,7 @@ def session_errors() -> tuple[type[Exception], ...]:
 
 def available_providers() -> list[str]:
     """List the providers that the installed ONNX Runtime has, by our names."""
-    import onnxruntime
+    onnxruntime = onnxruntime_module()
 
     installed = onnxruntime.get_available_providers()
     return [name for name, (full_name, _) in PROVIDERS.items() if full_name in installed]

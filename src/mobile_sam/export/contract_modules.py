@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from mobile_sam.core.geometry import INPUT_SIDE
 from mobile_sam.core.prompts import LABEL_ABSENT, LABEL_BOX_UPPER_LEFT, LABEL_PADDING
+from mobile_sam.engines.ort_module import onnxruntime_module
 from mobile_sam.export.graphs import GraphSpec, trace
 from mobile_sam.modeling.fast_decoder import MaskTokenDecoder, MaskUpscaler
 from mobile_sam.modeling.sam import Sam
@@ -70,6 +71,7 @@ def quantize_weights(path: Path, op_types: tuple[str, ...] | None = None, *, per
         op_types: of the operators whose weights are quantized; None for all that ONNX Runtime can.
         per_channel: whether each output channel of a weight has a step of its own.
     """
+    onnxruntime_module()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     logger = logging.getLogger()

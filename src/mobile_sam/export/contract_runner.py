@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from mobile_sam.core.geometry import INPUT_SIDE, PIXEL_MEAN, PIXEL_STD
 from mobile_sam.core.masks import upscale_to_mask
 from mobile_sam.core.prompts import LABEL_BOX_LOWER_RIGHT, LABEL_BOX_UPPER_LEFT, Prompt
+from mobile_sam.engines.ort_module import onnxruntime_module
 from mobile_sam.export.runner import Answer
 
 
 def open_session(path: Path, num_threads: int) -> Any:
     """Open a graph on ONNX Runtime's CPU provider."""
-    import onnxruntime
+    onnxruntime = onnxruntime_module()
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads

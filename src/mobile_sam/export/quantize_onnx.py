@@ -30,6 +30,7 @@ import onnx
 from numpy.typing import NDArray
 
 from mobile_sam.build_sam import identify_checkpoint
+from mobile_sam.engines.ort_module import onnxruntime_module
 from mobile_sam.export.calibration import MAX_VIEWS, encoder_feeds
 from mobile_sam.export.target import ExportOptions
 from mobile_sam.modeling.sam import Sam
@@ -91,7 +92,7 @@ def with_biases_in_products(graph: onnx.ModelProto) -> onnx.ModelProto:
     It does so anyway when it loads a graph. Done after quantizing, that would undo it: the Gemm would have an int8
     weight and a float bias, which onnxruntime computes in float32, and no sooner than the unquantized graph.
     """
-    import onnxruntime
+    onnxruntime = onnxruntime_module()
 
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
@@ -249,7 +250,7 @@ def groups_to_keep(errors: Mapping[str, float], budget: float = ERROR_BUDGET) ->
 
 
 def _run(graph: onnx.ModelProto, feed: Feed) -> NDArray[np.float32]:
-    import onnxruntime
+    onnxruntime = onnxruntime_module()
 
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     features: NDArray[np.float32] = session.run(None, dict(feed))[0]

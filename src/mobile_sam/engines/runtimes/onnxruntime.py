@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mobile_sam.core.errors import WeightsError
 from mobile_sam.engines.ort import session_errors, session_options
+from mobile_sam.engines.ort_module import onnxruntime_module
 from mobile_sam.engines.runtimes import Graph
 
 PACKAGE = ("onnxruntime", "onnxruntime")
@@ -21,7 +22,7 @@ def open_graph(path: Path, *, num_threads: int, precision: str) -> Graph:
     Raises:
         WeightsError: the file is missing or damaged.
     """
-    import onnxruntime
+    onnxruntime = onnxruntime_module()
 
     try:
         session = onnxruntime.InferenceSession(
