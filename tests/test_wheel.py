@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LIMIT_BYTES = 45_000_000
+LIMIT_BYTES = 50_000_000  # of which the page with its WebAssembly takes 11
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def wheel(tmp_path_factory):
     return path
 
 
-def test_wheel_stays_under_45_megabytes(wheel):
+def test_wheel_stays_under_50_megabytes(wheel):
     assert wheel.stat().st_size < LIMIT_BYTES
 
 

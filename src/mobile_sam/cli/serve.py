@@ -82,7 +82,7 @@ def _require_server() -> None:
 
     from mobile_sam.core.errors import MissingDependencyError
 
-    for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+    for name in ("fastapi", "uvicorn", "python_multipart", "prometheus_client", "httpx"):
         try:
             import_module(name)
         except ImportError as error:

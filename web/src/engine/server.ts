@@ -211,8 +211,10 @@ class ServerCandidate implements Candidate {
 
 function objectOnServer({ clicks, box }: Prompt): object {
   return {
-    points: clicks.map(({ x, y }) => [x, y]),
-    labels: clicks.map(({ isForeground }) => (isForeground ? 1 : 0)),
+    ...(clicks.length > 0 && {
+      points: clicks.map(({ x, y }) => [x, y]),
+      labels: clicks.map(({ isForeground }) => (isForeground ? 1 : 0)),
+    }),
     ...(box && { box: [box.x1, box.y1, box.x2, box.y2] }),
   };
 }
