@@ -4,20 +4,26 @@
     predictor        SamPredictor.predict(..., multimask_output=False) of one point, in this process
     single           POST /v1/segment of the same point on a cached picture, "candidates": "single", the same work
     auto             the same as the server answers by default, the best of three masks
+    auto, httpx      the same, asked through httpx, as the package's own client does
     ratio_to_predictor   of the medians
 
-These take turns, point by point, so that whatever else the machine does hits all of them. Then several clients at once
-ask a server of 1 and of 2 workers for clicks, and have it encode pictures that it has not seen, each for some seconds.
+All but the last ask through the standard library's http.client, since httpx itself takes a millisecond and it is the
+server that is measured. These take turns, point by point, so that whatever else the machine does hits all of them. Then
+several clients at once ask a server of 1 and of 2 workers for clicks, and have it encode pictures that it has not seen,
+each for some seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
+import json
 import random
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +47,9 @@ def row_of(measured: str, workers: int, **values: Any) -> Row:
     return {**dict.fromkeys(COLUMNS), "measured": measured, "workers": workers, **values}
 
 
-def send(http: httpx.Client, body: bytes) -> Row:
+def send(client: httpx.Client, body: bytes) -> Row:
     """Have a picture encoded."""
-    answer = http.post("/v1/embeddings", content=body, headers={"Content-Type": "image/png"}).raise_for_status()
+    answer = client.post("/v1/embeddings", content=body, headers={"Content-Type": "image/png"}).raise_for_status()
     found: Row = answer.json()
     return found
 
@@ -54,26 +60,41 @@ def click_cost(server: Server, given: argparse.Namespace) -> list[Row]:
     picture = Path(given.picture)
     predictor.set_image(picture)
     chance, spent_ms = random.Random(0), defaultdict(list)
-    with httpx.Client(base_url=server.url, timeout=60) as http:
-        embedded = send(http, picture.read_bytes())
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    with httpx.Client(base_url=server.url, timeout=60) as client, closing(connection):
+        embedded = send(client, picture.read_bytes())
+
+        def asked_for(point: list[float], candidates: str) -> Row:
+            objects = [{"points": [point], "labels": [1]}]
+            return {"image": embedded["id"], "objects": objects, "candidates": candidates}
+
+        def ask(method: str, path: str, asked: Row | None = None) -> None:
+            body = None if asked is None else json.dumps(asked)
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 200, answer.status
 
         def segment(point: list[float], candidates: str) -> None:
-            objects = [{"points": [point], "labels": [1]}]
-            asked = {"image": embedded["id"], "objects": objects, "candidates": candidates}
-            http.post("/v1/segment", json=asked).raise_for_status()
+            ask("POST", "/v1/segment", asked_for(point, candidates))
+
+        def segment_by_httpx(point: list[float]) -> None:
+            client.post("/v1/segment", json=asked_for(point, "auto")).raise_for_status()
 
         for round_index in range(given.clicks + WARM_UP):
             point = [chance.uniform(0, embedded["width"] - 1), chance.uniform(0, embedded["height"] - 1)]
             points_xy, labels = np.array([point]), np.array([1])
             measured: list[tuple[str, Callable[[], object]]] = [
-                ("healthz", lambda: http.get("/healthz")),
+                ("healthz", lambda: ask("GET", "/healthz")),
                 ("predictor", lambda: predictor.predict(points_xy, labels, multimask_output=False)),  # noqa: B023
                 ("single", lambda: segment(point, "single")),  # noqa: B023
                 ("auto", lambda: segment(point, "auto")),  # noqa: B023
+                ("auto, httpx", lambda: segment_by_httpx(point)),  # noqa: B023
             ]
-            for name, ask in measured[round_index % 4 :] + measured[: round_index % 4]:
+            turn = round_index % len(measured)
+            for name, run in measured[turn:] + measured[:turn]:
                 started = time.perf_counter()
-                ask()
+                run()
                 if round_index >= WARM_UP:
                     spent_ms[name].append(1000 * (time.perf_counter() - started))
     bare_ms = float(np.median(spent_ms["predictor"]))
@@ -115,10 +136,10 @@ async def throughput(server: Server, workers: int, given: argparse.Namespace) ->
     """Clicks and new pictures in a second, by several clients at once."""
     known, new = make_pictures(given.new_pictures, 1024)
     chance = random.Random(0)
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
 
         async def encode(body: bytes) -> httpx.Response:
-            return await http.post("/v1/embeddings", content=body, headers={"Content-Type": "image/jpeg"})
+            return await client.post("/v1/embeddings", content=body, headers={"Content-Type": "image/jpeg"})
 
         pictures = [(await encode(body)).raise_for_status().json() for body in known]
 
@@ -126,7 +147,7 @@ async def throughput(server: Server, workers: int, given: argparse.Namespace) ->
             picture = chance.choice(pictures)
             point = [chance.uniform(0, picture["width"] - 1), chance.uniform(0, picture["height"] - 1)]
             asked = {"image": picture["id"], "objects": [{"points": [point], "labels": [1]}]}
-            return (await http.post("/v1/segment", json=asked)).is_success
+            return (await client.post("/v1/segment", json=asked)).is_success
 
         async def encode_new() -> bool:
             return (await encode(new.pop())).is_success

@@ -219,11 +219,13 @@ class PromptBatcher:
         """Decode prompts of one picture and of one kind; where that fails, each call's alone."""
         embedding, (tokens, _) = rows[0].call.embedding, rows[0].kind
         num_done = 0
+        # a lone prompt is not handed on to another thread, whose waking up takes as long as a small mask
+        draw = _draw_here if len(rows) == 1 and not self._waiting else self._drawing.put
         try:
             batch = PromptBatch.from_prompts([row.prompt for row in rows], embedding.resize)
             for part in self._engine.decode_by_parts(embedding, batch, tokens):
                 for logits, iou in zip(part.low_res_logits, part.iou_predictions, strict=True):
-                    self._drawing.put(_DrawJob(rows[num_done], logits, iou, self._mask_threshold, self._metrics))
+                    draw(_DrawJob(rows[num_done], logits, iou, self._mask_threshold, self._metrics))
                     num_done += 1
         except Exception as error:  # one call of many: the thread lives on
             by_call: dict[PromptCall, list[_Row]] = defaultdict(list)
@@ -237,6 +239,15 @@ class PromptBatcher:
             self._metrics.errors.labels(kind="decode").inc()
             for call in by_call:
                 call.promise.fail(error)
+
+
+def _draw_here(job: Job) -> None:
+    try:
+        if job.is_wanted():
+            job.run()
+    except Exception as error:  # one call of many: the decoder lives on
+        logger.exception("a mask could not be drawn")
+        job.fail(error)
 
 
 class _DrawJob(Job):
