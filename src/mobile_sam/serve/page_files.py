@@ -115,8 +115,8 @@ class Page:
         """
         if not (built_folder / INDEX).is_file():
             raise FileNotFoundError(
-                f"the page in the browser is not built: there is no {built_folder / INDEX}; in a clone run `make web`, "
-                "else install the package anew: pip install --force-reinstall mobile-sam"
+                f"the page in the browser is not built: there is no {built_folder / INDEX}; in a clone run `make web` "
+                "and install it again, else install the package anew: pip install --force-reinstall mobile-sam"
             )
         models = {f"{MODELS}/{name}": models_folder / name for name in MODEL_FILES}
         missing = [str(path) for path in models.values() if not path.is_file()]
