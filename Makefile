@@ -98,7 +98,7 @@ browser:
 	fi; \
 	set -e; \
 	$$as_root apt-get update -q; \
-	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q --yes --no-install-recommends chromium; \
+	$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q --yes --no-install-recommends chromium fonts-liberation; \
 	command -v chromium
 
 test-web: $(DEV)/.installed web
