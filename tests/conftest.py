@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from mobile_sam import SamPredictor
 from mobile_sam.engines import Engine
 
 ROOT = Path(__file__).parent.parent
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import onnxruntime directly, too
 PICTURES = {"astronaut": "astronaut.png", "chelsea": "chelsea.png", "coffee": "coffee.png", "rocket": "rocket.jpg"}
 
 
