@@ -11,6 +11,9 @@ import urllib.request
 
 import pytest
 
+from mobile_sam.cli import main
+from mobile_sam.serve.settings import ServeSettings
+
 RUN = "from mobile_sam.cli.main import run; run()"
 PATIENCE_S = 30
 SECOND_SIGNAL = 130
@@ -135,3 +138,11 @@ def test_wrong_options_are_named(cli, option, what):
     outcome = cli("serve", *option)
     assert outcome.exit_code == 2
     assert what in outcome.err
+
+
+def test_options_left_out_are_the_defaults_of_the_settings(monkeypatch):
+    taken = []
+    monkeypatch.setattr("mobile_sam.cli.serve._run", taken.append)
+    monkeypatch.delenv("MOBILE_SAM_TOKEN", raising=False)
+    main.app(["serve"], standalone_mode=False)
+    assert taken == [ServeSettings()]

@@ -94,3 +94,26 @@ test("of hovers that come while one is asked only the latest gets its turn", asy
   assert.equal(await hovers[2], mask);
   assert.deepEqual(asked, [1, 3]);
 });
+
+test("during other work no hover is asked for, and the one that waits is told so", async () => {
+  const asked: number[] = [];
+  const answers: (() => void)[] = [];
+  const hovering = new Hovering((x) => {
+    asked.push(x);
+    return new Promise((resolve) => answers.push(() => resolve(null)));
+  });
+  const running = hovering.hover(1, 0);
+  const waiting = hovering.hover(2, 0);
+  let done = (): void => undefined;
+  const work = hovering.yieldTo(() => new Promise<string>((resolve) => (done = () => resolve("done"))));
+  assert.equal(await waiting, null);
+  assert.equal(await hovering.hover(3, 0), null);
+  answers[0]!();
+  await running;
+  done();
+  assert.equal(await work, "done");
+  const after = hovering.hover(4, 0);
+  answers[1]!();
+  await after;
+  assert.deepEqual(asked, [1, 4]);
+});

@@ -25,7 +25,7 @@ from mobile_sam.engines import Engine
 from mobile_sam.predictor import SamPredictor
 from mobile_sam.serve.metrics import ServeMetrics
 from mobile_sam.serve.prompt_call import Candidates, PromptCall, TokenPrediction
-from mobile_sam.serve.work_queue import LAST_WAIT_S, NEWEST_SHARE, Job, QueueFull, ServiceClosed, WorkQueue
+from mobile_sam.serve.work_queue import NEWEST_SHARE, Job, QueueFull, ServiceClosed, WorkQueue, end_threads
 
 MAX_PENDING_PROMPTS = 1024  # taken and not answered; some ten seconds of work on two cores
 PARTS_A_ROUND = 4  # parts of `Engine.prompts_at_once` that one picture gets before it is another's turn
@@ -133,17 +133,17 @@ class PromptBatcher:
             deadline: as `time.monotonic` tells time, in seconds.
         """
         self.stop()
-        self._thread.join(max(deadline - time.monotonic(), 0))
+        end_threads([self._thread], deadline, self._give_up)
+        self._drawing.finish(deadline)
+
+    def _give_up(self, error: ServiceClosed) -> None:
+        """Fail the calls that are left."""
         with self._changed:
             left = {call for calls in self._waiting.values() for call in calls} | self._decoding
             self._waiting.clear()
             self._changed.notify_all()
         for call in left:
-            call.promise.fail(ServiceClosed("the service was shut down before this was done"))
-        self._thread.join(LAST_WAIT_S)
-        if self._thread.is_alive():
-            logger.error("the decoder still runs a call that was given up")
-        self._drawing.finish(deadline)
+            call.promise.fail(error)
 
     def _put(self, call: PromptCall) -> None:
         num_prompts = len(call.prompts)
@@ -219,13 +219,11 @@ class PromptBatcher:
         """Decode prompts of one picture and of one kind; where that fails, each call's alone."""
         embedding, (tokens, _) = rows[0].call.embedding, rows[0].kind
         num_done = 0
-        # a lone prompt is not handed on to another thread, whose waking up takes as long as a small mask
-        draw = _draw_here if len(rows) == 1 and not self._waiting else self._drawing.put
         try:
             batch = PromptBatch.from_prompts([row.prompt for row in rows], embedding.resize)
             for part in self._engine.decode_by_parts(embedding, batch, tokens):
                 for logits, iou in zip(part.low_res_logits, part.iou_predictions, strict=True):
-                    draw(_DrawJob(rows[num_done], logits, iou, self._mask_threshold, self._metrics))
+                    self._drawing.put(_DrawJob(rows[num_done], logits, iou, self._mask_threshold, self._metrics))
                     num_done += 1
         except Exception as error:  # one call of many: the thread lives on
             by_call: dict[PromptCall, list[_Row]] = defaultdict(list)
@@ -239,15 +237,6 @@ class PromptBatcher:
             self._metrics.errors.labels(kind="decode").inc()
             for call in by_call:
                 call.promise.fail(error)
-
-
-def _draw_here(job: Job) -> None:
-    try:
-        if job.is_wanted():
-            job.run()
-    except Exception as error:  # one call of many: the decoder lives on
-        logger.exception("a mask could not be drawn")
-        job.fail(error)
 
 
 class _DrawJob(Job):

@@ -8,6 +8,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
@@ -167,18 +168,16 @@ class WorkQueue:
             deadline: as `time.monotonic` tells time, in seconds.
         """
         self.stop()
-        for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0))
+        end_threads(self._threads, deadline, self._give_up)
+
+    def _give_up(self, error: ServiceClosed) -> None:
+        """Fail the jobs that are left."""
         with self._changed:
             left = [*self._running, *self._waiting]
             self._waiting.clear()
             self._changed.notify_all()
         for job in left:
-            job.fail(ServiceClosed("the service was shut down before this was done"))
-        for thread in self._threads:
-            thread.join(LAST_WAIT_S)
-            if thread.is_alive():
-                logger.error("thread %s still runs a job that was given up", thread.name)
+            job.fail(error)
 
     def _has_room(self, job: Job) -> bool:
         num_waiting, num_running = len(self._waiting), len(self._running)
@@ -231,6 +230,23 @@ class WorkQueue:
             job = self._waiting.popleft()
             self._running.append(job)
             return job
+
+
+def end_threads(threads: Sequence[threading.Thread], deadline: float, give_up: Callable[[ServiceClosed], None]) -> None:
+    """Wait for threads that were told to stop, and from the deadline on for no more than what they are at.
+
+    Args:
+        threads: end when there is nothing left to do.
+        deadline: as `time.monotonic` tells time, in seconds.
+        give_up: fails, with the error that it gets, what is not done by then.
+    """
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0))
+    give_up(ServiceClosed("the service was shut down before this was done"))
+    for thread in threads:
+        thread.join(LAST_WAIT_S)
+        if thread.is_alive():
+            logger.error("thread %s still runs a job that was given up", thread.name)
 
 
 def _without_frames(error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-/** Of many hovers only the latest counts. */
+/** Of many hovers only the latest counts, and none while there is other work. */
 
 import type { Mask } from "../types.ts";
 
@@ -8,10 +8,11 @@ interface WaitingHover {
   resolve(mask: Mask | null): void;
 }
 
-/** Asks for one hover at a time; the latest waits, those before it are told null. */
+/** Asks for one hover at a time. The latest waits; others, and all during other work, are told null. */
 export class Hovering {
   readonly #ask: (x: number, y: number) => Promise<Mask | null>;
   #isAsking = false;
+  #numBusy = 0;
   #waiting: WaitingHover | null = null;
 
   /** @param ask what is asked for a hover; its failures are told as null */
@@ -19,8 +20,22 @@ export class Hovering {
     this.#ask = ask;
   }
 
-  /** The mask at x, y, or null if a later hover came before its turn. */
-  hover(x: number, y: number): Promise<Mask | null> {
+  /** Do other work, during which no hover is asked for. */
+  async yieldTo<T>(work: () => Promise<T>): Promise<T> {
+    this.#numBusy++;
+    this.clear();
+    try {
+      return await work();
+    } finally {
+      this.#numBusy--;
+    }
+  }
+
+  /** The mask at x, y, or null if a later hover or other work came before its turn. */
+  async hover(x: number, y: number): Promise<Mask | null> {
+    if (this.#numBusy) {
+      return null;
+    }
     this.clear();
     return new Promise((resolve) => {
       this.#waiting = { x, y, resolve };

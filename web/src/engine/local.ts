@@ -25,7 +25,6 @@ export class LocalSegmenter implements Segmenter {
   #link: WorkerLink | null = null;
   #loading: Promise<RuntimeInfo> | null = null;
   #picture: Size | null = null;
-  #numBusy = 0;
 
   /** @param where "auto" takes WebGPU where there is one that works, else WebAssembly */
   constructor(where: "auto" | "webgpu" | "wasm") {
@@ -43,10 +42,9 @@ export class LocalSegmenter implements Segmenter {
 
   async setPicture(picture: ImageData, onProgress?: OnProgress): Promise<void> {
     const signal = this.#turn.next();
-    this.#hovering.clear();
     this.#picture = null;
     const size = { width: picture.width, height: picture.height };
-    await this.#busy(async () => {
+    await this.#hovering.yieldTo(async () => {
       await unlessAborted(this.load(), signal);
       const rgba = picture.data.slice().buffer; // a copy, as it is handed over
       await this.#call().call("picture", { size, rgba }, { onProgress, signal, transfer: [rgba] });
@@ -57,12 +55,12 @@ export class LocalSegmenter implements Segmenter {
   async segment(prompt: Prompt): Promise<readonly Candidate[]> {
     const picture = this.#opened();
     const { signal } = this.#turn;
-    const raw = await this.#busy(() => this.#call().call("segment", { prompt }, { signal }));
+    const raw = await this.#hovering.yieldTo(() => this.#call().call("segment", { prompt }, { signal }));
     return raw.map((candidate) => new LocalCandidate(candidate, picture, this.#call(), signal));
   }
 
   async hover(x: number, y: number): Promise<Mask | null> {
-    return this.#numBusy || !this.#picture ? null : this.#hovering.hover(x, y);
+    return this.#picture ? this.#hovering.hover(x, y) : null;
   }
 
   async everything(
@@ -72,7 +70,9 @@ export class LocalSegmenter implements Segmenter {
   ): Promise<readonly FoundMask[]> {
     this.#opened();
     const either = AbortSignal.any([this.#turn.signal, signal]);
-    return this.#busy(() => this.#call().call("everything", { settings }, { onProgress, signal: either }));
+    return this.#hovering.yieldTo(() =>
+      this.#call().call("everything", { settings }, { onProgress, signal: either }),
+    );
   }
 
   dispose(): void {
@@ -117,17 +117,7 @@ export class LocalSegmenter implements Segmenter {
   }
 
   async #askHover(x: number, y: number): Promise<Mask | null> {
-    return this.#numBusy ? null : this.#call().call("hover", { x, y }, { signal: this.#turn.signal });
-  }
-
-  async #busy<T>(work: () => Promise<T>): Promise<T> {
-    this.#numBusy++;
-    this.#hovering.clear();
-    try {
-      return await work();
-    } finally {
-      this.#numBusy--;
-    }
+    return this.#call().call("hover", { x, y }, { signal: this.#turn.signal });
   }
 
   #call(): WorkerLink {

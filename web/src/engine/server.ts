@@ -46,7 +46,6 @@ export class ServerSegmenter implements Segmenter {
   #loading: Promise<RuntimeInfo> | null = null;
   #picture: ImageData | null = null;
   #id: string | null = null;
-  #numBusy = 0;
 
   /** Throws an Error if the address is none. */
   constructor(url: string, token?: string) {
@@ -60,22 +59,22 @@ export class ServerSegmenter implements Segmenter {
   }
 
   async setPicture(picture: ImageData, onProgress?: OnProgress): Promise<void> {
-    const signal = this.#newTurn();
+    const signal = AbortSignal.any([this.#turn.next(), this.#closed.signal]);
     this.#picture = null;
     this.#id = null;
     onProgress?.({ stage: "encode", done: 0, total: 1 });
-    const id = await this.#busy(() => this.#upload(picture, signal));
+    const id = await this.#hovering.yieldTo(() => this.#upload(picture, signal));
     [this.#picture, this.#id] = [picture, id];
     onProgress?.({ stage: "encode", done: 1, total: 1 });
   }
 
   async segment(prompt: Prompt): Promise<readonly Candidate[]> {
-    const answer = await this.#busy(() => this.#segment(prompt, "all"));
+    const answer = await this.#hovering.yieldTo(() => this.#segment(prompt, "all"));
     return answer.map(({ token, score, rle }) => new ServerCandidate(token, score, rle));
   }
 
   async hover(x: number, y: number): Promise<Mask | null> {
-    return this.#numBusy || !this.#picture ? null : this.#hovering.hover(x, y);
+    return this.#picture ? this.#hovering.hover(x, y) : null;
   }
 
   async everything(
@@ -84,7 +83,7 @@ export class ServerSegmenter implements Segmenter {
     signal: AbortSignal,
   ): Promise<readonly FoundMask[]> {
     const either = AbortSignal.any([this.#turn.signal, signal]);
-    return this.#busy(() =>
+    return this.#hovering.yieldTo(() =>
       this.#withPicture(async (image) => {
         const request = { image, settings: settingsOnServer(settings), counts_format: "plain" };
         for await (const line of this.#api.lines<EverythingLine>("v1/everything", request, either)) {
@@ -106,11 +105,6 @@ export class ServerSegmenter implements Segmenter {
     this.#hovering.clear();
     this.#closed.abort();
     [this.#picture, this.#id] = [null, null];
-  }
-
-  #newTurn(): AbortSignal {
-    this.#hovering.clear();
-    return AbortSignal.any([this.#turn.next(), this.#closed.signal]);
   }
 
   async #askModels(): Promise<RuntimeInfo> {
@@ -175,22 +169,9 @@ export class ServerSegmenter implements Segmenter {
   }
 
   async #askHover(x: number, y: number): Promise<Mask | null> {
-    if (this.#numBusy) {
-      return null;
-    }
     const three = await this.#segment({ clicks: [{ x, y, isForeground: true }] }, "three");
     const best = three.reduce((a, b) => (b.score > a.score ? b : a));
     return shrunk(rleToMask(best.rle), HOVER_SIDE);
-  }
-
-  async #busy<T>(work: () => Promise<T>): Promise<T> {
-    this.#numBusy++;
-    this.#hovering.clear();
-    try {
-      return await work();
-    } finally {
-      this.#numBusy--;
-    }
   }
 }
 

@@ -42,7 +42,6 @@ export function bestToken(prompt: Prompt, candidates: readonly { token: Token; s
 export class Answers {
   #answers = new Map<Prompt, Answer>();
   #failed = new WeakSet<Prompt>();
-  #foundShapes = new WeakMap<object, Shape>();
   readonly #ask: (prompt: Prompt) => Promise<readonly Candidate[]>;
 
   constructor(ask: (prompt: Prompt) => Promise<readonly Candidate[]>) {
@@ -78,11 +77,7 @@ export class Answers {
 
   /** The object's mask, null while it is not computed. */
   shapeOf(object: PageObject): Shape | null {
-    if (object.found !== null) {
-      const shape = this.#foundShapes.get(object.found) ?? shapeOfRle(object.found.rle);
-      this.#foundShapes.set(object.found, shape);
-      return shape;
-    }
+    if (object.found !== null) return shapeOfRle(object.found.rle);
     const token = this.tokenOf(object);
     return token === null ? null : (this.#answers.get(object.prompt)?.shapes.get(token) ?? null);
   }

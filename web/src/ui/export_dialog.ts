@@ -2,6 +2,7 @@
 
 import { maskToPolygons } from "../engine/polygons.ts";
 import { maskToRle } from "../engine/rle.ts";
+import type { FoundMask } from "../types.ts";
 import type { Announcer } from "./announce.ts";
 import type { App } from "./app.ts";
 import { selectedObject, type PageObject } from "./document.ts";
@@ -10,7 +11,7 @@ import { cocoJson, exportName, labelMap, polygonsSvg, type ExportObject } from "
 import { colourOf } from "./palette.ts";
 import { levelFor, type Picture } from "./picture.ts";
 import { greyPng } from "./png.ts";
-import { maskOfShape, shapeOfRle, unionMask, type Shape } from "./shapes.ts";
+import { maskOfShape, shapeOfRle, unionMask } from "./shapes.ts";
 
 /** What is exported, and whose name the file bears. */
 interface Selection {
@@ -80,7 +81,7 @@ export function setUpExport(app: App, announcer: Announcer): void {
 /** The selected object, or the found mask that is picked; empty: neither has a mask. */
 function currentObjects(app: App): ExportObject[] {
   const { picked, found } = app.document;
-  if (picked !== null) return [foundObject(picked.rle, found.indexOf(picked), picked.predictedIou)];
+  if (picked !== null) return [foundObject(picked, found.indexOf(picked))];
   const selected = selectedObject(app.document);
   return selected === null ? [] : markedObjects(app, [selected]);
 }
@@ -93,7 +94,7 @@ function allObjects(app: App): ExportObject[] {
     objects.filter((object) => object.isVisible),
   );
   const others = isFoundVisible ? found : [];
-  return [...marked, ...others.map((mask, index) => foundObject(mask.rle, index, mask.predictedIou))];
+  return [...marked, ...others.map(foundObject)];
 }
 
 function markedObjects(app: App, objects: readonly PageObject[]): ExportObject[] {
@@ -106,12 +107,9 @@ function markedObjects(app: App, objects: readonly PageObject[]): ExportObject[]
   });
 }
 
-const foundShapes = new WeakMap<object, Shape>();
-
-function foundObject(rle: Parameters<typeof shapeOfRle>[0], index: number, score: number): ExportObject {
-  const shape = foundShapes.get(rle) ?? shapeOfRle(rle);
-  foundShapes.set(rle, shape);
-  return { name: `Mask ${index + 1}`, colour: colourOf(index), score, shape };
+function foundObject(mask: FoundMask, index: number): ExportObject {
+  const shape = shapeOfRle(mask.rle);
+  return { name: `Mask ${index + 1}`, colour: colourOf(index), score: mask.predictedIou, shape };
 }
 
 /** The objects' pixels, all else transparent. */

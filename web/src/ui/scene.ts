@@ -19,7 +19,6 @@ const BACKGROUND: Rgb = [190, 30, 45];
 /** The last mask of each object of a picture. */
 const lastShapes = new WeakMap<Picture, Map<number, Shape>>();
 const hoverLayers = new WeakMap<object, Layer>();
-const pickedShapes = new WeakMap<object, Shape>();
 
 /** Draw everything. `ratio`: device pixels per CSS px. */
 export function drawScene(context: CanvasRenderingContext2D, stage: Stage, app: App, ratio: number): void {
@@ -74,8 +73,7 @@ function drawFound(context: CanvasRenderingContext2D, stage: Stage, app: App, sc
   context.globalAlpha = 1;
   for (const mask of [stage.passing.hoverFound, document.picked]) {
     if (mask === null) continue;
-    const shape = pickedShapes.get(mask) ?? shapeOfRle(mask.rle);
-    pickedShapes.set(mask, shape);
+    const shape = shapeOfRle(mask.rle);
     const colour = colourOf(document.found.indexOf(mask));
     const alpha = mask === document.picked ? 0.6 : 0.2;
     drawLayer(context, layerOf(shape, colour), colour, alpha, 2 / scale);

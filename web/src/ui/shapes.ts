@@ -41,8 +41,16 @@ export function shapeOfMask(mask: Mask): Shape {
   return shape;
 }
 
-/** Unfold run lengths within their box, without ever having a mask of the picture's size. */
+const unfolded = new WeakMap<Rle, Shape>();
+
+/** Unfold run lengths within their box, without ever having a mask of the picture's size; once for each. */
 export function shapeOfRle(rle: Rle): Shape {
+  const shape = unfolded.get(rle) ?? unfold(rle);
+  unfolded.set(rle, shape);
+  return shape;
+}
+
+function unfold(rle: Rle): Shape {
   const [height, width] = rle.size;
   let [left, right, top, bottom, areaPx] = [width, -1, height, -1, 0];
   forEachRun(rle, (x, y1, y2) => {
