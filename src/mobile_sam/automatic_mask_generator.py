@@ -20,17 +20,15 @@ from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.grids import crop_boxes, layer_point_grids
 from mobile_sam.core.images import ImageSource
 from mobile_sam.core.masks import decode_rle
-from mobile_sam.core.predictions import SINGLE_MASK
-from mobile_sam.core.prompts import PromptBatch
 from mobile_sam.core.regions import remove_small_holes_and_islands
 from mobile_sam.core.selection import nms_boxes
-from mobile_sam.core.upscale_window import upscale_window, window_above
 from mobile_sam.engines import Engine
 from mobile_sam.everything.adaptive import propose_where_needed
 from mobile_sam.everything.boxes import BoxPrompts
 from mobile_sam.everything.candidates import Candidates
 from mobile_sam.everything.config import EverythingConfig
 from mobile_sam.everything.found import Box, FoundMask, Record
+from mobile_sam.everything.prompted import masks_of_prompts
 from mobile_sam.everything.proposals import PointDecoder, propose_everywhere
 from mobile_sam.everything.selection import clean_regions, select, select_between_crops, without_small_regions
 from mobile_sam.predictor import SamPredictor, read_rgb
@@ -230,11 +228,13 @@ class SamAutomaticMaskGenerator:
             else:
                 yield self.generate(pixels)
 
-    def generate_from_boxes(self, image: ImageSource, boxes: Any, progress: Progress | None = None) -> list[Record]:
+    def generate_from_boxes(
+        self, image: ImageSource | Embedding, boxes: Any, progress: Progress | None = None
+    ) -> list[Record]:
         """Make a mask for each box of any detector, with one encoding however many boxes there are.
 
         Args:
-            image: as for `generate`.
+            image: as for `generate`; or the picture's embedding, made by this engine or one with the same encoder.
             boxes: (N, 4) x1, y1, x2, y2 in pixels of the picture, a `supervision.Detections`, or what
                 `mobile_sam.data.mask_files.read_detections` has of a picture.
             progress: told how many boxes are done with, and how many there are.
@@ -245,24 +245,23 @@ class SamAutomaticMaskGenerator:
             area 0 and zeros as bbox.
 
         Raises:
-            ValueError: no picture, or boxes that are malformed or outside of it. FileNotFoundError: no such file.
+            ValueError: no picture, or boxes that are malformed or outside of it; an embedding of another encoder.
+            FileNotFoundError: no such file.
         """
-        pixels, config, engine = read_rgb(image, "RGB"), self.config, self.predictor.engine
-        image_hw = (pixels.shape[0], pixels.shape[1])
-        asked = BoxPrompts.of(boxes, image_hw)
-        count = _Count(len(asked.prompts), progress)
+        config, engine = self.config, self.predictor.engine
+        seen = image if isinstance(image, Embedding) else read_rgb(image, "RGB")
+        asked = BoxPrompts.of(boxes, seen.image_hw if isinstance(seen, Embedding) else (seen.shape[0], seen.shape[1]))
         if not asked.prompts:
             return []
-        (embedding,) = engine.encode([pixels])
-        threshold, offset = self.predictor.mask_threshold, config.stability_score_offset
-        batch = PromptBatch.from_prompts(asked.prompts, embedding.resize)
-        found: list[FoundMask] = []
-        for part in engine.decode_above(embedding, batch, -np.inf, SINGLE_MASK, config.points_per_batch):
-            for logits, predicted_iou in zip(part.low_res_logits, part.iou_predictions.tolist(), strict=True):
-                drawn = window_above(logits, threshold - offset)
-                window = upscale_window(drawn, embedding.input_hw, image_hw, threshold, offset, embedding.input_side)
-                found.append(FoundMask.of(window, predicted_iou, None, (0, 0, image_hw[1], image_hw[0]), image_hw))
-            count.add(part.num_prompts)
+        found = masks_of_prompts(
+            engine,
+            seen if isinstance(seen, Embedding) else engine.encode([seen])[0],
+            asked.prompts,
+            mask_threshold=self.predictor.mask_threshold,
+            stability_score_offset=config.stability_score_offset,
+            prompts_at_once=config.points_per_batch,
+            tell=_Count(len(asked.prompts), progress).add,
+        )
         if config.min_mask_region_area > 0:
             found = [without_small_regions(mask, config.min_mask_region_area)[0] for mask in found]
         return [mask.to_record(config.output_mode) | asked.facts(row) for row, mask in enumerate(found)]

@@ -14,11 +14,11 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from mobile_sam import SamPredictor
+from mobile_sam.core.brush_rle import mask_to_brush
 from mobile_sam.serve.label_studio import label_studio_router
 from mobile_sam.serve.label_studio_config import read_config
 from mobile_sam.serve.label_studio_context import marked_objects
 from mobile_sam.serve.label_studio_pictures import LabelStudioPictures, PictureRefused, PictureUnavailable
-from mobile_sam.serve.label_studio_rle import mask_to_brush
 from mobile_sam.serve.label_studio_setup import ProjectSetup
 from mobile_sam.serve.problems import add_problem_handlers
 from mobile_sam.serve.service import QueueFull, SegmentService

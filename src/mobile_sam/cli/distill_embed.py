@@ -11,6 +11,7 @@ import typer
 
 from mobile_sam.cli.distill_train import require_torch
 from mobile_sam.cli.evaluate import SOME_FAILED
+from mobile_sam.cli.part_option import parse_part
 from mobile_sam.cli.progress import progress_bar
 
 INDEX_FOLDER = "index"  # in --out: where the pictures lie in their tars, so that another run need not look again
@@ -73,7 +74,7 @@ def embed(
     from mobile_sam.distill.embed import embed as write_embeddings
     from mobile_sam.distill.teacher import Teacher
 
-    chosen_part = part_from_environment() if part is None else _parse_part(part)
+    chosen_part = part_from_environment() if part is None else parse_part(part, "--part")
     pictures = open_picture_set(source, fraction=fraction, seed=seed, index_folder=out / INDEX_FOLDER)
     for problem in pictures.problems[:_MAX_TOLD]:
         _tell(f"{problem.where}: {problem.message}")
@@ -98,14 +99,6 @@ def embed(
 
 
 _MAX_TOLD = 10  # problems of the source
-
-
-def _parse_part(text: str) -> tuple[int, int]:
-    """Read "2/4" -> (1, 4)."""
-    number, slash, count = text.partition("/")
-    if not slash or not number.isdecimal() or not count.isdecimal() or not 1 <= int(number) <= int(count):
-        raise ValueError(f"--part must be I/N with I from 1 to N, as in 2/4, got {text!r}")
-    return int(number) - 1, int(count)
 
 
 def _device_of_rank() -> str | None:

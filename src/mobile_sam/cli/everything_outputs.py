@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mobile_sam.cli.outputs import check_outputs
+from mobile_sam.everything.sam_files import write_mask_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
     from mobile_sam.data.records import Picture
     from mobile_sam.everything.coco import PictureRecords
-
-METADATA_COLUMNS = (
-    *("id", "area", "bbox_x0", "bbox_y0", "bbox_w", "bbox_h", "point_input_x", "point_input_y"),
-    *("predicted_iou", "stability_score", "crop_box_x0", "crop_box_y0", "crop_box_w", "crop_box_h"),
-)
-"""Of metadata.csv, as SAM's scripts/amg.py writes it."""
 
 MAX_LABEL = 65_535  # of a 16-bit picture
 
@@ -129,28 +123,13 @@ def write_json(path: Path, content: Any) -> None:
 def write_parts(folder: Path, segmented: Segmented, parts: Collection[str]) -> None:
     """Write the parts of a picture's folder: SAM's files (masks with metadata.csv), and ours."""
     if "masks" in parts:
-        _write_masks(folder, segmented)
+        write_mask_files(folder, segmented.found.records)
     if "overlay" in parts:
         write_overlay(folder / "overlay.png", segmented)
     if "labels" in parts:
         _write_labels(folder / "labels.png", segmented)
     if "coco" in parts:
         write_coco(folder / "coco.json", [segmented.found], segmented.description)
-
-
-def _write_masks(folder: Path, segmented: Segmented) -> None:
-    from mobile_sam.core.images import write_image
-    from mobile_sam.core.masks import decode_rle
-
-    for index, code in enumerate(segmented.codes):
-        write_image(folder / f"{index}.png", decode_rle(code))
-    with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(METADATA_COLUMNS)
-        for index, record in enumerate(segmented.found.records):
-            point_xy = record["point_coords"][0] if len(record["point_coords"]) else ("", "")  # none: made of a box
-            scores = record["predicted_iou"], record["stability_score"]
-            writer.writerow([index, record["area"], *record["bbox"], *point_xy, *scores, *record["crop_box"]])
 
 
 def _write_labels(path: Path, segmented: Segmented) -> None:

@@ -107,7 +107,8 @@ class Work:
         self, picture_id: str, detections: PictureDetections, image: NDArray[np.uint8], progress: Progress
     ) -> list[dict[str, Any]]:
         """Make the masks of a picture (H, W, 3) for the boxes that lie in it; the others are counted on stderr."""
-        from mobile_sam.cli.everything_boxes import tell_problems, usable_boxes
+        from mobile_sam.cli.everything_boxes import tell_problems
+        from mobile_sam.everything.detections import usable_boxes
 
         usable, problems = usable_boxes(detections, (image.shape[0], image.shape[1]))
         tell_problems(picture_id, problems)

@@ -132,16 +132,12 @@ def _predict(
     predictions: dict[int, Prediction] = {}
     with _timed("decode", spent_ms):
         for wants_three in (True, False):
-            rows = [row for row, prompt in enumerate(prompts) if wants_three == (multimask or _is_lone_click(prompt))]
+            rows = [row for row, prompt in enumerate(prompts) if wants_three == (multimask or prompt.is_lone_click)]
             answers = predictor.predict_batch([prompts[row] for row in rows], multimask_output=wants_three)
             if wants_three and not multimask:
                 answers = [answer.only(answer.best) for answer in answers]
             predictions.update(zip(rows, answers, strict=True))
     return [predictions[row] for row in range(len(prompts))]
-
-
-def _is_lone_click(prompt: Prompt) -> bool:
-    return len(prompt.labels) == 1 and prompt.box_xyxy is None
 
 
 def _write(answer: _Answer, style: Style, pictures: list[Path], json_path: Path | None) -> dict[str, Any]:

@@ -72,6 +72,11 @@ class Prompt:
             raise ValueError("an empty prompt: pass points with labels, a box or a mask")
         return cls(points_xy, _check_labels(labels, len(points_xy)), _check_box(box), _check_mask(mask))
 
+    @property
+    def is_lone_click(self) -> bool:
+        """Whether it is one point without a box, of which nobody knows how much of the object it means."""
+        return len(self.labels) == 1 and self.box_xyxy is None
+
     def to_json(self) -> dict[str, Any]:
         """Return points, labels and box as plain lists, and whether there was a mask."""
         return {

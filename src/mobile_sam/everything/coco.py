@@ -44,18 +44,51 @@ def coco_json(pictures: Sequence[PictureRecords], info: Mapping[str, Any] | None
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for image_id, picture in zip(image_ids, pictures, strict=True):
-        height, width = picture.size_hw
-        images.append({"id": image_id, "file_name": picture.file_name, "width": width, "height": height})
+        images.append(coco_image(image_id, picture.file_name, picture.size_hw))
         for record in picture.records:
-            ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": CATEGORY_ID, "iscrowd": 0}
-            annotations.append({**ids, **json_record(record)})
+            annotations.append(coco_annotation(len(annotations) + 1, image_id, json_record(record)))
     used_ids = {annotation["category_id"] for annotation in annotations} | (set() if annotations else {CATEGORY_ID})
     return {
         "info": {"description": "Masks of everything, by mobile-sam", **(info or {})},
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": used, "name": _category_name(used)} for used in sorted(used_ids)],
+        "categories": [{"id": used, "name": category_name(used)} for used in sorted(used_ids)],
     }
+
+
+def coco_image(image_id: int, file_name: str, size_hw: tuple[int, int]) -> dict[str, Any]:
+    """Describe a picture as an entry of COCO's `images`."""
+    height, width = size_hw
+    return {"id": image_id, "file_name": file_name, "width": width, "height": height}
+
+
+def coco_annotation(annotation_id: int, image_id: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a mask as an entry of COCO's `annotations`.
+
+    Args:
+        annotation_id: of the mask.
+        image_id: of its picture.
+        record: as `json_record` gives; its category, if it has one, is kept.
+    """
+    ids = {"id": annotation_id, "image_id": image_id, "category_id": CATEGORY_ID, "iscrowd": 0}
+    return {**ids, **record}
+
+
+def number_in_name(file_name: str) -> int | None:
+    """Read the number that a file is called by; None if it is called otherwise.
+
+    >>> number_in_name("val2017/000000397133.jpg"), number_in_name("cat-1.jpg")
+    (397133, None)
+    """
+    stem = PurePath(file_name).stem
+    return int(stem) if stem.isascii() and stem.isdecimal() and len(stem) <= MAX_ID_DIGITS else None
+
+
+def category_name(category_id: int, known: Mapping[int, str] | None = None) -> str:
+    """Name a category: as known, else "object" for number 1 and "object N" for others."""
+    if known and category_id in known:
+        return known[category_id]
+    return CATEGORY_NAME if category_id == CATEGORY_ID else f"{CATEGORY_NAME} {category_id}"
 
 
 def json_record(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,13 +109,6 @@ def _plain(value: Any) -> Any:
 
 
 def _image_ids(file_names: Sequence[str]) -> list[int]:
-    stems = [PurePath(name).stem for name in file_names]
-    if all(stem.isascii() and stem.isdecimal() and len(stem) <= MAX_ID_DIGITS for stem in stems):
-        numbers = [int(stem) for stem in stems]
-        if len(set(numbers)) == len(numbers):
-            return numbers
-    return list(range(1, len(stems) + 1))
-
-
-def _category_name(category_id: int) -> str:
-    return CATEGORY_NAME if category_id == CATEGORY_ID else f"{CATEGORY_NAME} {category_id}"
+    numbers = [number for name in file_names if (number := number_in_name(name)) is not None]
+    is_each_different = len(set(numbers)) == len(file_names)
+    return numbers if is_each_different else list(range(1, len(file_names) + 1))

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobile_sam.core.brush_rle import mask_to_brush
 from mobile_sam.core.masks import mask_to_polygons, masks_to_boxes
 from mobile_sam.serve.label_studio_config import Output
-from mobile_sam.serve.label_studio_rle import mask_to_brush
 
 Region = dict[str, Any]
 

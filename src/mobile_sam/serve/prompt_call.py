@@ -70,7 +70,7 @@ class PromptCall:
         self.promise: Promise[list[Any]] = Promise()
         self.asked_at = time.perf_counter()
         self.next_row = 0
-        self._wants_best = [candidates == "auto" and is_lone_click(prompt) for prompt in prompts]
+        self._wants_best = [candidates == "auto" and prompt.is_lone_click for prompt in prompts]
         self.tokens = [
             (MULTI_MASK if wants_best else SINGLE_MASK) if candidates == "auto" else TOKENS[candidates]
             for wants_best in self._wants_best
@@ -120,8 +120,3 @@ class PromptCall:
             is_last = not self._num_left
         if is_last:
             self.promise.answer(self._answers)
-
-
-def is_lone_click(prompt: Prompt) -> bool:
-    """Tell whether a prompt is one point and nothing else, of which nobody knows how much of the object it means."""
-    return len(prompt.labels) == 1 and prompt.box_xyxy is None

@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobile_sam.cli.everything_boxes import match_detections
-from mobile_sam.data.records import Picture
-
 
 def detection(image_id, box_xywh=(4, 5, 10, 8), **more):
     return {"image_id": image_id, "category_id": 18, "bbox": list(box_xywh), "score": 0.75, **more}
@@ -116,26 +113,3 @@ def test_other_boxes_are_other_results(run, cat, boxes_file):
     ended = run(cat, "--boxes", boxes_file(detection("cat"), detection("cat")), "-o", "out")
     assert ended.exit_code == 2
     assert "boxes_file has changed" in ended.err
-
-
-@pytest.mark.parametrize(
-    ("image_ids", "files", "expected", "left"),
-    [
-        (["a.jpg", "b"], ["a.jpg", "b.png"], {"a.jpg": "a.jpg", "b.png": "b"}, []),
-        (["a", "a.jpg"], ["a.jpg", "b.png"], {"a.jpg": "a.jpg"}, ["a"]),
-        (["397133", "5"], ["000000397133.jpg"], {"000000397133.jpg": "397133"}, ["5"]),
-        (["000397133", "5"], ["397133.jpg", "5.png"], {"397133.jpg": "000397133", "5.png": "5"}, []),
-        (["999"], ["cat.png"], {"cat.png": "999"}, []),
-        (["999"], ["cat.png", "dog.png"], {}, ["999"]),
-        (["²", "-1"], ["2.png", "1.png"], {}, ["²", "-1"]),
-    ],
-)
-def test_image_ids_are_names_stems_or_numbers(tmp_path, image_ids, files, expected, left):
-    pictures = [Picture(name, tmp_path / name) for name in files]
-    assert match_detections({image_id: image_id for image_id in image_ids}, pictures) == (expected, left)
-
-
-def test_an_image_id_that_may_mean_two_pictures_is_refused(tmp_path):
-    pictures = [Picture(name, tmp_path / name) for name in ("7.jpg", "007.jpg")]
-    with pytest.raises(ValueError, match=r"image_id 7 may mean .*7.jpg or .*007.jpg"):
-        match_detections({"7": None, "8": None}, pictures)

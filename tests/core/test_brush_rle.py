@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from mobile_sam.serve.label_studio_rle import mask_to_brush
+from mobile_sam.core.brush_rle import mask_to_brush
 
 
 def unpack(packed: list[int]) -> list[int]:
