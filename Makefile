@@ -39,7 +39,7 @@ TARGET_TESTS := $(filter-out %/test_coreml.py %/test_litert.py,$(wildcard tests/
 PYTEST_TWO := xargs -P 2 -I PART env OMP_NUM_THREADS=1 sh -c 'log=$$(mktemp); \
 	$(DEV)/bin/python -m pytest --durations=5 --durations-min=10 PART > $$log 2>&1; rc=$$?; echo "== PART"; cat $$log; rm $$log; exit $$rc'
 test: $(DEV)/.installed
-	printf '%s\n' $(TEST_FOLDERS) 'tests/test_*.py $(addprefix src/mobile_sam/,core data evaluate serve)' | sed 's|tests/export/$$|tests/export/test_*.py|' | $(PYTEST_TWO)
+	printf '%s\n' $(TEST_FOLDERS) 'tests/test_*.py $(addprefix src/mobile_sam/,bulk core data evaluate serve)' | sed 's|tests/export/$$|tests/export/test_*.py|' | $(PYTEST_TWO)
 	printf '%s\n' $(TARGET_TESTS) | $(PYTEST_TWO)
 
 # Core ML conversion, in an environment of its own because coremltools is too heavy for every run; it runs on any system.

@@ -34,7 +34,7 @@ LAYERS = [
     {"results", "one_call"},
     {"evaluate", "export"},
     {"distill"},
-    {"serve"},
+    {"bulk", "serve"},
     {"cli"},
 ]
 MAY_IMPORT_TORCH = (
