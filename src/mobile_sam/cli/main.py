@@ -12,6 +12,7 @@ import typer
 
 from mobile_sam._version import __version__
 from mobile_sam.cli import data, distill_embed, distill_export, distill_finetune, distill_train, evaluate
+from mobile_sam.cli.bulk import bulk
 from mobile_sam.cli.demo import demo
 from mobile_sam.cli.everything import everything
 from mobile_sam.cli.export import export
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.command()(segment)
 app.command()(everything)
+app.command()(bulk)
 app.command()(demo)
 app.command()(serve)
 app.command()(export)
