@@ -1,6 +1,8 @@
 """The OpenVINO engine answers as ONNX Runtime does, keeps what was measured of bf16, and says what it cannot do."""
 
+import os
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -426,3 +428,33 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(monkeypatch, tmp_path
     assert "CACHE_DIR" not in compile_settings("fp32")
     assert len(OpenVinoEngine(small_folder).encode([cat])) == 1
     assert kind == "a file" or list((tmp_path / "cache" / "openvino").iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="tells by /proc which cores a thread may use")
+def test_an_engine_with_a_part_of_the_cores_binds_no_thread_to_one(examples):
+    """Else several of them, in processes of their own, would share the first cores and leave the others idle."""
+    code = f"""
+import os, threading
+from contextlib import suppress
+from pathlib import Path
+from mobile_sam import read_image
+from mobile_sam.engines import make_engine
+
+engine, picture = make_engine("openvino", num_threads=1), read_image({str(examples / "rocket.jpg")!r})
+seen, is_over = set(), threading.Event()
+
+def look():  # while it computes, since threads are let go in between
+    while not is_over.is_set():
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(OSError):  # of a thread that has just ended
+                seen.add(len(os.sched_getaffinity(int(task.name))))
+
+looking = threading.Thread(target=look)
+looking.start()
+engine.encode([picture] * 3)
+is_over.set()
+looking.join()
+print(seen)
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.PIPE, text=True)
+    assert run.stdout.strip() == str({len(os.sched_getaffinity(0))})

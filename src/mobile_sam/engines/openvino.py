@@ -298,6 +298,9 @@ def compile_settings(
     }
     if num_threads and device == "CPU":
         settings["INFERENCE_NUM_THREADS"] = num_threads
+        # Who takes a part of the cores leaves the others to somebody. Pinned, the threads of each process are bound to
+        # the first cores: two processes of one thread on two cores encoded 1.9 pictures a second together, unpinned 4.
+        settings["ENABLE_CPU_PINNING"] = False
     folder = cache_folder()
     if folder is not None:
         try:
