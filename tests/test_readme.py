@@ -61,7 +61,8 @@ def test_command_runs(folder, name, line):
         if option in ("-o", "--json"):
             stem = Path(value)
             numbered = list(folder.glob(f"{stem.stem}-*{stem.suffix}"))
-            is_folder = (folder / stem / "report.json").is_file() or any((folder / stem).glob("*/metadata.csv"))
+            files = ("report.json", "summary.json", "*/metadata.csv")  # of which each command writes one
+            is_folder = any(any((folder / stem).glob(file)) for file in files)
             assert (folder / stem).is_file() or is_folder or len(numbered) == 3
 
 
@@ -80,6 +81,22 @@ def test_first_commands_of_the_training_page_run_one_after_the_other(folder):
     assert (folder / "everything.png").is_file()
 
 
+def test_blocks_of_the_bulk_page_run_one_after_the_other(folder):
+    text = (ROOT / "docs/bulk.md").read_text(encoding="utf-8")
+    found = re.findall(r"^```(bash|python)\n(.*?)^```", text, re.M | re.S)
+    assert [language for language, _ in found] == ["bash", "python", "python"]
+    for language, code in found:
+        if language == "python":
+            exec(compile(code, "docs/bulk.md", "exec"), {"__name__": "__main__"})
+            continue
+        for line in code.splitlines():
+            command = [sys.executable, "-c", "from mobile_sam.cli.main import run; run()", *shlex.split(line)[1:]]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+    for file in ("masks/coco.json", "masks/yolo/data.yaml", "embedded/summary.json", "from_python/summary.json"):
+        assert (folder / file).is_file()
+
+
 def test_first_screen_has_picture_install_line_and_code():
     first_screen = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:22]
     text = "\n".join(first_screen)
@@ -94,7 +111,7 @@ def test_first_screen_has_picture_install_line_and_code():
     "page",
     [
         *PAGES, DEPLOY, "CHANGELOG.md", "benchmarks/README.md", "docs/architecture.md", "docs/evaluation.md",
-        "docs/training.md", "docs/log.md",
+        "docs/training.md", "docs/log.md", "docs/bulk.md", "docs/scale.md",
     ],
 )  # fmt: skip
 def test_links_between_pages_lead_somewhere(page):
