@@ -1,7 +1,7 @@
 """Memory of a bulk run, and whether it grows with the number of pictures.
 
 `run_bulk` with two workers over N small pictures, with an engine that only pretends (its frame is 64 px, its embeddings
-are 8 KiB), so that all but the network is as in a real run: listing, reading, decoding, queues, shards, manifest.
+are 8 KiB), so that all but the network is as in a real run: listing, reading, decoding, queues, a file for each, manifest.
 Resident memory of the parent and of the largest worker is noted each time another tenth is done.
 """
 
@@ -116,7 +116,7 @@ def main() -> None:
         folder = Path(name)
         make_pictures(folder, given.num_pictures, given.picture)
         begun_s = time.perf_counter()
-        settings = BulkSettings(task="embed", out=str(folder / "out"), num_threads=1, batch_size=500)
+        settings = BulkSettings(task="embed", out=str(folder / "out"), formats=("safetensors",), num_threads=1)
         request = BulkRequest(settings, (str(folder / "pictures"),))
         summary = run_bulk(request, lambda filled: LocalExecutor(filled, 2, make_worker), progress=progress)
         assert summary.counts.num_done == given.num_pictures, summary

@@ -131,6 +131,28 @@ def test_a_folder_among_the_sources_is_refused(pictures):
     assert not (pictures / "day1" / "out").exists()
 
 
+def test_pictures_named_one_by_one_may_lie_beside_the_folder(tmp_path, pictures):
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes((pictures / "day1" / "001.jpg").read_bytes())
+    bulk(picture, tmp_path / "*.jpg", "--task", "embed", *ONE_THREAD, "-o", tmp_path / "out")
+    assert set(open_embeddings(tmp_path / "out" / "embeddings")) == {"a"}
+
+
+def test_a_cluster_gives_the_same_files_and_goes_on_with_a_run_begun_without(tmp_path, pictures, undisturbed):
+    options = (*EVERYTHING, "--format", "coco", "--format", "sa1b", "-o", tmp_path / "out")
+    process = start("bulk", pictures, *options, "--workers", 1)
+    wait_for(lambda: len(list((tmp_path / "out" / "sa1b").rglob("*.json"))) >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    run = bulk(pictures, *options, "--cluster", "ray", "--actors", 2)
+    assert f"{NUM_PICTURES} of {NUM_PICTURES} pictures done" in run.stdout
+    assert f"({NUM_PICTURES} now" not in run.stdout
+    found, expected = (json.loads((out / "coco.json").read_text()) for out in (tmp_path / "out", undisturbed))
+    assert {k: found[k] for k in ("images", "annotations")} == {k: expected[k] for k in ("images", "annotations")}
+    assert files_below(tmp_path / "out" / "sa1b") == files_below(undisturbed / "sa1b")
+
+
 def test_nothing_found_leaves_nothing_behind(tmp_path):
     (tmp_path / "empty").mkdir()
     run = bulk(tmp_path / "empty", "--task", "embed", "-o", tmp_path / "out", code=2)

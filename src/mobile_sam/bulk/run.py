@@ -114,7 +114,7 @@ def run_bulk(
     )
     sinks = [] if settings.task == "embed" else [make_sink(name, settings.sink_settings()) for name in settings.formats]
     described = {**settings.describe(), "sources": [_absolute(source) for source in request.sources]}
-    with folder_of(settings) as folder, Manifest.open(manifest_path(settings), described) as manifest:
+    with folder_of(settings, request.sources) as folder, Manifest.open(manifest_path(settings), described) as manifest:
         if not manifest.is_listed or request.rescans:
             list_pictures(request.sources, settings, manifest, tell)
         if prompts and (not manifest.has_prompts or request.rescans):
@@ -223,8 +223,9 @@ class _Run:
         """Write the formats that hold many pictures in a file."""
         pictures = _Spooled(self.settings.named(SPOOL), self.manifest)
         written: list[Path] = []
-        for sink in self.sinks:
+        for name, sink in zip(self.settings.formats, self.sinks, strict=False):
             if isinstance(sink, CollectedSink):
+                self.tell(f"writing {name}")
                 written += sink.write(pictures)
         return written
 

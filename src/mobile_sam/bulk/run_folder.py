@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,12 @@ def manifest_path(settings: BulkSettings) -> Path:
 
 
 @contextmanager
-def folder_of(settings: BulkSettings) -> Iterator[RunFolder]:
+def folder_of(settings: BulkSettings, sources: Sequence[str]) -> Iterator[RunFolder]:
     """Make the folder of a run, or find that it is one; what is new goes again if an error comes before a run is there.
+
+    Args:
+        settings: of the run.
+        sources: of the run; of those that are folders, with all that is in them, it must be no part.
 
     Raises:
         OSError: it is a file, or cannot be made or written.
@@ -43,9 +47,9 @@ def folder_of(settings: BulkSettings) -> Iterator[RunFolder]:
     """
     out = Path(settings.out)
     real = Path(os.path.realpath(out))
-    for root in settings.roots:
-        if Path(os.path.realpath(root)) in (real, *real.parents):
-            raise ValueError(f"--out {out} lies in the source {root}, whose pictures it would join; name one outside")
+    for source in sources:
+        if os.path.isdir(source) and Path(os.path.realpath(source)) in (real, *real.parents):
+            raise ValueError(f"--out {out} lies in the source {source}, whose pictures it would join; name one outside")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out} is a file; name a folder")
     is_new = not out.exists()
