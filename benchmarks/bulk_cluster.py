@@ -109,7 +109,7 @@ def compare(
 def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", nargs="+", type=Path, default=[Path("examples/chelsea.png")])
+    parser.add_argument("--pictures", type=Path, required=True, help="folder of pictures")
     parser.add_argument("--work", type=Path, help="folder for what is written; removed afterwards")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--num-embed", type=int, default=512, help="pictures to embed; 0 for none")
     parser.add_argument("--name", default="bulk_cluster", help="writes results/NAME.csv")
     given = parser.parse_args()
-    given.pictures = [path.resolve() for path in given.pictures]
+    given.pictures = sorted(path.resolve() for path in given.pictures.rglob("*.jpg"))
     watch, rows = MachineWatch(), []
     for sleep_ms in given.sleep_ms:
         num_pictures = given.num_sleeps // 10 if sleep_ms else given.num_sleeps

@@ -1,8 +1,8 @@
 """Memory of a bulk run, and whether it grows with the number of pictures.
 
 `run_bulk` with two workers over N small pictures, with an engine that only pretends (its frame is 64 px, its embeddings
-are 8 KiB), so that all but the network is as in a real run: listing, reading, decoding, queues, a file for each, manifest.
-Resident memory of the parent and of the largest worker is noted each time another tenth is done.
+are 8 KiB), so that all but the network is as in a real run: listing, reading, decoding, queues, a file for each,
+manifest. Resident memory of the parent and of the largest worker is noted each time another tenth is done.
 """
 
 from __future__ import annotations
