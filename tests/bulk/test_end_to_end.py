@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -232,6 +233,26 @@ def test_a_broken_picture_costs_itself_and_can_be_tried_again(tmp_path, examples
     assert (
         bulk(*options, "--max-failures", 1, "--retry-failed", code=3).stderr.count("more than 1 pictures failed") == 1
     )
+
+
+def test_a_disk_that_takes_no_more_ends_the_run_which_goes_on_when_it_does(tmp_path, pictures):
+    """As far as a limit on the size of files is like a full disk: writing fails in the middle of a file."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, 5 << 20))  # two embeddings and a half
+
+    out = tmp_path / "out"
+    options = (pictures, "--task", "embed", "--workers", 1, *ONE_THREAD, "-o", out)
+    words = command("bulk", *options)
+    run = subprocess.run(words, capture_output=True, text=True, preexec_fn=limit, timeout=120, check=False)
+    assert run.returncode == 2, run.stderr
+    assert "Traceback" not in run.stderr
+    assert "run the same again" in run.stderr
+    assert not list(out.rglob("*.tar"))
+    assert not (out / "summary.json").exists()
+    assert f"{NUM_PICTURES} of {NUM_PICTURES} pictures done" in bulk(*options).stdout
+    assert len(open_embeddings(out / "embeddings")) == NUM_PICTURES
+    assert not list(out.rglob(".mobile-sam-*"))
 
 
 def test_new_pictures_join_a_finished_run_when_asked(tmp_path, pictures, examples):

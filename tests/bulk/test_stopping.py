@@ -3,10 +3,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from mobile_sam.bulk.stopping import Stop
+from mobile_sam.bulk.stopping import ONE_SIGNAL_S, Stop
 
 unix_only = pytest.mark.skipif(os.name == "nt", reason="os.kill ends processes there")
 
@@ -29,6 +30,9 @@ def test_the_first_signal_asks_and_the_second_interrupts(number):
         os.kill(os.getpid(), number)
         assert stop.is_asked
         assert not stop.is_urgent
+        os.kill(os.getpid(), number)  # the same one, sent to the process and to its group
+        assert not stop.is_urgent
+        time.sleep(2 * ONE_SIGNAL_S)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert stop.is_urgent

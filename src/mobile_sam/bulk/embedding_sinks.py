@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,9 +92,10 @@ class ShardSink(EmbeddingSink):
     def abort(self) -> None:
         """See `EmbeddingSink.abort`."""
         if self._writer is not None:
-            error = RunStoppedError("the shard is given up")
-            self._opened.__exit__(type(error), error, None)
             self._writer = None
+            error = RunStoppedError("the shard is given up")
+            with suppress(OSError):  # a full disk fails once more when what is buffered is written
+                self._opened.__exit__(type(error), error, None)
 
     def _open(self, batch: Batch) -> EmbeddingShardWriter:
         if self._writer is not None:

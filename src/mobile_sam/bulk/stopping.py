@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """What asks: Ctrl-C, and what schedulers and service managers send some time before they kill."""
+
+ONE_SIGNAL_S = 0.1
+"""Signals that follow sooner are the same one, which `timeout` and others send to the process and to its group."""
 
 
 class Stop:
@@ -18,6 +23,7 @@ class Stop:
     def __init__(self) -> None:
         self._asked = threading.Event()
         self._urgent = threading.Event()
+        self._signalled_s = -math.inf
 
     @property
     def is_asked(self) -> bool:
@@ -49,9 +55,12 @@ class Stop:
             return
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self.is_asked:
+            if self.is_asked and time.monotonic() - self._signalled_s > ONE_SIGNAL_S:
                 self._urgent.set()
                 raise KeyboardInterrupt
+            if self.is_asked:
+                return
+            self._signalled_s = time.monotonic()
             self.ask()
             if on_ask is not None:
                 on_ask()

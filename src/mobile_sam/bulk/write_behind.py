@@ -114,9 +114,11 @@ class WriteBehind:
                 self._outputs.abort()
         except BaseException as error:  # noqa: BLE001 - raised where results are put
             self._error = error
-            self._outputs.abort()
-            while self._inbox.get() is not None:  # so that nobody waits for room
-                pass
+            try:
+                self._outputs.abort()
+            finally:
+                while self._inbox.get() is not None:  # so that nobody waits for room
+                    pass
 
     def _next(self) -> _Message | None:
         """Wait for a message, and tell what is due meanwhile."""

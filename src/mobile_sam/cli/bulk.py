@@ -166,7 +166,7 @@ def bulk(
         _tell("stopped; what is done stays, and the same command goes on here")
         raise
     except RunStoppedError as error:
-        raise OSError(f"{error} (what is done stays, and the same command goes on)") from error
+        raise OSError(str(error)) from error
     _end(summary, out)
 
 
@@ -193,7 +193,7 @@ def _local_executor(settings: BulkSettings, workers: int | None, threads: int | 
     num_workers, num_threads = choose_workers(
         usable_cores(), workers, threads, settings.task, device=settings.device, memory_bytes=free_memory_bytes()
     )
-    _tell(f"{num_workers} workers with {num_threads} threads each")
+    _tell(f"workers: {num_workers}, CPU threads of each: {num_threads}")
     return LocalExecutor(replace(settings, num_threads=num_threads), num_workers)
 
 
