@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,9 +104,15 @@ if __name__ == "__main__":
 """
 
 
+def num_busy(folder: Path) -> int:
+    """How many workers have begun an item that never ends."""
+    diaries = [file.read_text() for file in folder.glob("*.txt")]
+    return sum(re.search(r" item \d*2\n", diary) is not None for diary in diaries)
+
+
 @pytest.fixture
 def program(request, fakes, tmp_path):
-    """A run in a program of its own, whose two workers never end their second item; it has told of both first ones."""
+    """A run in a program of its own, whose two workers are at their second items, which they never end."""
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     process = subprocess.Popen(
@@ -119,6 +126,7 @@ def program(request, fakes, tmp_path):
     )
     try:
         assert [process.stdout.readline() for _ in range(2)] == ["done\n"] * 2
+        assert "raise" in process.args or wait_until(lambda: num_busy(tmp_path) == 2)
         yield process
     finally:
         process.kill()
