@@ -110,6 +110,12 @@ def num_busy(folder: Path) -> int:
     return sum(re.search(r" item \d*2\n", diary) is not None for diary in diaries)
 
 
+def take_signals() -> None:
+    """Those that a shell ignores for jobs in the background, and nohup for all."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def program(request, fakes, tmp_path):
     """A run in a program of its own, whose two workers are at their second items, which they never end."""
@@ -121,7 +127,7 @@ def program(request, fakes, tmp_path):
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background have it ignored
+        preexec_fn=take_signals,
         start_new_session=True,
     )
     try:
