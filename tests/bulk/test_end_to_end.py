@@ -191,7 +191,7 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_no_process(tmp_path, pictures)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     wait_for(lambda: not is_group_alive(process.pid))
