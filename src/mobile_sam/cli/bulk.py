@@ -113,7 +113,7 @@ def bulk(
         str | None, typer.Option(help="Of the Ray cluster; auto for the one of this machine. [default: a new one here]")
     ] = None,
     actors: Annotated[
-        int | None, typer.Option(help="Ray actors. [default: as many as the cluster holds]", min=1)
+        int | None, typer.Option(help="Ray actors at most. [default: as many as the cluster holds]", min=1)
     ] = None,
     gpus: Annotated[float, typer.Option(help="GPUs of each Ray actor; a share is possible.", min=0)] = 0,
     engine: EngineName = "auto",
@@ -200,7 +200,7 @@ def _local_executor(settings: BulkSettings, workers: int | None, threads: int | 
 def _ray_executor(settings: BulkSettings, address: str | None, actors: int | None, gpus: float) -> Executor:
     from mobile_sam.bulk.cluster import RayExecutor, RayOptions
 
-    options = RayOptions(address, actors or 1, actors, num_cpus=settings.num_threads or 1, num_gpus=gpus)
+    options = RayOptions(address, max_actors=actors, num_cpus=settings.num_threads or 1, num_gpus=gpus)
     return RayExecutor(replace(settings, num_threads=settings.num_threads or 1), options)
 
 
