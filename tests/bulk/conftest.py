@@ -1,13 +1,22 @@
 """Engines, and pictures as a run hands them to its workers."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
 
 from mobile_sam.bulk.items import Batch, Item, Place
 from mobile_sam.engines import Engine, make_engine
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module of fake workers, which processes that are spawned find by its name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # they get the same path
+    return importlib.import_module("fake_workers")
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,11 @@
 """Workers in processes: nothing lost, nothing twice, nothing left behind."""
 
-import importlib
 import logging
 import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -17,14 +15,10 @@ from mobile_sam.bulk.settings import BulkSettings
 from mobile_sam.bulk.stopping import Stop
 from mobile_sam.core.errors import MissingDependencyError
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake workers die by signals")
-HERE = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def fakes(monkeypatch):
-    monkeypatch.syspath_prepend(str(HERE))  # processes that are spawned get the same path
-    return importlib.import_module("fake_workers")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="the fake workers die by signals"),
+    pytest.mark.usefixtures("fakes"),
+]
 
 
 @pytest.fixture

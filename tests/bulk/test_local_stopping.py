@@ -1,6 +1,5 @@
 """Runs on this machine that are stopped, asked to or not: nothing in flight lost, nothing left behind."""
 
-import importlib
 import os
 import re
 import signal
@@ -16,14 +15,11 @@ from mobile_sam.bulk.local import LocalExecutor
 from mobile_sam.bulk.settings import BulkSettings
 from mobile_sam.bulk.stopping import Stop
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="the fake workers die by signals")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="the fake workers die by signals"),
+    pytest.mark.usefixtures("fakes"),
+]
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def fakes(monkeypatch):
-    monkeypatch.syspath_prepend(str(HERE))  # processes that are spawned get the same path
-    return importlib.import_module("fake_workers")
 
 
 @pytest.fixture

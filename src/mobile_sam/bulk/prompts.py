@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mobile_sam.bulk.items import Item
 from mobile_sam.bulk.prompt_values import PromptFile, boxes_to_json
@@ -124,11 +125,13 @@ def _names_of(item: Item, by_file_name: Mapping[str, str]) -> tuple[tuple[str, .
 
 
 def _read_boxes(file: Path) -> PromptFile:
-    from mobile_sam.data.mask_files import NO_CATEGORY, read_detections
+    from mobile_sam.data.json_values import read_json
+    from mobile_sam.data.mask_files import NO_CATEGORY, detections_of
     from mobile_sam.everything.coco import category_name
 
-    detections = read_detections(file, needs_scores=False)
-    categories, file_names, problems = _read_tables(file)
+    content, sha256 = read_json(file)
+    detections = detections_of(content, sha256, file, needs_scores=False)
+    categories, file_names, problems = _read_tables(content)
     used_ids = {number for found in detections.pictures.values() for number in found.category_ids.tolist()}
     names = {
         number: category_name(number, categories) for number in sorted(used_ids - {NO_CATEGORY} | categories.keys())
@@ -137,14 +140,12 @@ def _read_boxes(file: Path) -> PromptFile:
     return PromptFile(detections.name, detections.sha256, prompts, names, file_names, (*detections.problems, *problems))
 
 
-def _read_tables(file: Path) -> tuple[dict[int, str], dict[str, str], list[Problem]]:
+def _read_tables(content: Any) -> tuple[dict[int, str], dict[str, str], list[Problem]]:
     """Read the names of categories and pictures of an annotation file; a list of results has neither."""
-    from mobile_sam.data.json_values import read_json, shortened, to_id, to_whole_number
+    from mobile_sam.data.json_values import shortened, to_id, to_whole_number
 
-    with open(file, "rb") as opened:
-        if b"{" not in opened.read(64).partition(b"[")[0]:
-            return {}, {}, []
-    content, _ = read_json(file)
+    if not isinstance(content, dict):
+        return {}, {}, []
     categories: dict[int, str] = {}
     problems: list[Problem] = []
     for index, entry in enumerate(content.get("categories") or []):

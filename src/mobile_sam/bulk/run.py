@@ -112,7 +112,8 @@ def run_bulk(
         prompts_sha256=prompts.sha256 if prompts else "",
         categories=prompts.categories if prompts else {},
     )
-    sinks = [] if settings.task == "embed" else [make_sink(name, settings.sink_settings()) for name in settings.formats]
+    sink_settings = settings.sink_settings()
+    sinks = [] if settings.task == "embed" else [make_sink(name, sink_settings) for name in settings.formats]
     described = {**settings.describe(), "sources": [_absolute(source) for source in request.sources]}
     with folder_of(settings, request.sources) as folder, Manifest.open(manifest_path(settings), described) as manifest:
         if not manifest.is_listed or request.rescans:

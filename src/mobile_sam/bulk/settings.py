@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +85,8 @@ class BulkSettings:
 
     @property
     def shard_name(self) -> str:
-        """Name of the part in files: "" for the whole, else as in "2-of-8", counted from 1."""
-        number, count = self.shard
-        return "" if count == 1 else f"{number + 1}-of-{count}"
+        """See `SinkSettings.shard_name`."""
+        return self._files.shard_name
 
     @property
     def needs_spool(self) -> bool:
@@ -95,7 +95,7 @@ class BulkSettings:
 
     def named(self, stem: str, suffix: str = "") -> Path:
         """Path in the run's folder of what is this shard's own: out/stem.suffix, or out/stem-2-of-8.suffix."""
-        return Path(self.out) / SinkSettings(Path(self.out), shard_name=self.shard_name).name(stem, suffix)
+        return Path(self.out) / self._files.name(stem, suffix)
 
     def describe(self) -> dict[str, Any]:
         """Say what results depend on, as what JSON has: a run only goes on where all of this is the same.
@@ -105,13 +105,10 @@ class BulkSettings:
         Raises:
             WeightsError, FileNotFoundError: the model cannot be read.
         """
-        from mobile_sam.core.weights import describe_checkpoint, find_checkpoint
-
-        checkpoint, sha256 = describe_checkpoint(find_checkpoint(self.model))
         described: dict[str, Any] = {
             "task": self.task,
             "formats": list(self.formats),
-            "model": {"checkpoint": checkpoint, "sha256": sha256},
+            "model": dict(self._model),
             "precision": self.precision,
             "shard": self.shard_name or "all",
             "batch_size": self.batch_size,
@@ -127,7 +124,20 @@ class BulkSettings:
         from mobile_sam._version import __version__
 
         info = {"tool": "mobile-sam bulk", "version": __version__, **self.describe()}
-        return SinkSettings(Path(self.out), dict(self.categories), info, self.shard_name)
+        return replace(self._files, categories=dict(self.categories), info=info)
+
+    @cached_property
+    def _model(self) -> dict[str, str]:
+        """Name and sha256 of the checkpoint, which may take seconds to read."""
+        from mobile_sam.core.weights import describe_checkpoint, find_checkpoint
+
+        checkpoint, sha256 = describe_checkpoint(find_checkpoint(self.model))
+        return {"checkpoint": checkpoint, "sha256": sha256}
+
+    @property
+    def _files(self) -> SinkSettings:
+        """What names of files depend on."""
+        return SinkSettings(Path(self.out), shard=self.shard)
 
 
 def require_bulk(package: str, what: str) -> None:

@@ -116,7 +116,8 @@ class MaskOutputs(Outputs):
         from mobile_sam.bulk.spool import SpoolWriter
 
         names = [name for name in settings.formats if not FORMATS[name].is_collected]
-        sinks = [make_sink(name, settings.sink_settings()) for name in names]
+        sink_settings = settings.sink_settings()
+        sinks = [make_sink(name, sink_settings) for name in names]
         self._sinks = [sink for sink in sinks if isinstance(sink, PictureSink)]
         prefix = f"{platform.node()}-{os.getpid()}"
         self._spool = SpoolWriter(settings.named(SPOOL), prefix) if settings.needs_spool else None

@@ -186,7 +186,15 @@ def read_detections(path: str | PathLike[str], *, needs_scores: bool = True) -> 
         ValueError: it is no JSON list, or not one entry can be used.
     """
     path = Path(path)
-    content, sha256 = read_json(path)
+    return detections_of(*read_json(path), path, needs_scores=needs_scores)
+
+
+def detections_of(content: Any, sha256: str, path: Path, *, needs_scores: bool = True) -> Detections:
+    """Do what `read_detections` does with a file that was read with `read_json`.
+
+    Raises:
+        ValueError: it holds no list, or not one entry can be used.
+    """
     entries = _entries(content, path)
     problems: list[Problem] = []
     columns: dict[str, _Columns] = {}

@@ -159,7 +159,7 @@ def test_any_file_name_comes_back(name, tmp_path):
 
 
 def test_a_part_of_the_pictures_has_a_file_of_its_own(two, tmp_path):
-    assert write(tmp_path, two, shard_name="2-of-8") == tmp_path / "coco-2-of-8.json"
+    assert write(tmp_path, two, shard=(1, 8)) == tmp_path / "coco-2-of-8.json"
 
 
 def test_same_masks_give_the_same_bytes(two, tmp_path):

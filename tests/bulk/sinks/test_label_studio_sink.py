@@ -135,7 +135,7 @@ def test_regions_of_a_task_have_different_ids(masks, tmp_path):
 
 
 def test_a_part_of_the_pictures_has_a_file_of_its_own(tmp_path):
-    assert write(tmp_path, [], shard_name="2-of-8") == tmp_path / "label_studio-2-of-8.json"
+    assert write(tmp_path, [], shard=(1, 8)) == tmp_path / "label_studio-2-of-8.json"
 
 
 def test_same_masks_give_the_same_bytes(masks, tmp_path):

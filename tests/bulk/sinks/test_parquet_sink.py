@@ -158,8 +158,8 @@ def test_the_folder_is_replaced_as_a_whole(masks, tmp_path, monkeypatch):
 
 
 def test_a_part_of_the_pictures_has_a_folder_of_its_own(tmp_path):
-    write(tmp_path, [picture(1)], shard_name="1-of-2")
-    assert write(tmp_path, [picture(2)], shard_name="2-of-2") == [tmp_path / "parquet-2-of-2" / "part-00000.parquet"]
+    write(tmp_path, [picture(1)], shard=(0, 2))
+    assert write(tmp_path, [picture(2)], shard=(1, 2)) == [tmp_path / "parquet-2-of-2" / "part-00000.parquet"]
     assert (tmp_path / "parquet-1-of-2" / "part-00000.parquet").exists()
 
 

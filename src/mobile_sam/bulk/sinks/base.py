@@ -20,14 +20,23 @@ class SinkSettings:
         out: folder of the run. A format writes into a folder or file of its own name in it.
         categories: names by number, as far as they are known.
         info: how the masks are made, as what JSON has: tool, version, model, task, settings.
-        shard_name: "" or, of a run on one part of the pictures, such as "2-of-8": in the names of files that hold the
-            results of many pictures, so that the runs on the other parts write beside them.
+        shard: (number from 0, count) of the part of the pictures that the run does.
     """
 
     out: Path
     categories: Mapping[int, str] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
-    shard_name: str = ""
+    shard: tuple[int, int] = (0, 1)
+
+    @property
+    def shard_name(self) -> str:
+        """Name of the part: "" for the whole, else as in "2-of-8", counted from 1.
+
+        It is in the names of files that hold the results of many pictures, so that the runs on the other parts write
+        beside them.
+        """
+        number, count = self.shard
+        return "" if count == 1 else f"{number + 1}-of-{count}"
 
     def category_of(self, record: Mapping[str, Any]) -> tuple[int, str]:
         """Give number and name of a mask's category.
@@ -48,10 +57,8 @@ class SinkSettings:
 
     def item_number(self, masks: PictureMasks) -> int:
         """Number a picture by its item; the parts of a run, which all count from 1, take turns."""
-        if not self.shard_name:
-            return masks.item_id
-        number, _, count = self.shard_name.partition("-of-")
-        return (masks.item_id - 1) * int(count) + int(number)
+        number, count = self.shard
+        return (masks.item_id - 1) * count + number + 1
 
     def name(self, stem: str, suffix: str) -> str:
         """Name a file of many pictures' results: "coco.json", or with a shard "coco-2-of-8.json"."""
