@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.core.brush_rle import mask_to_brush
+from mobile_sam.core.label_studio import label_studio_region
 from mobile_sam.core.masks import mask_to_polygons, masks_to_boxes
 from mobile_sam.serve.label_studio_config import Output
 
@@ -40,21 +41,10 @@ def mask_regions(mask: NDArray[np.bool_], score: float, output: Output, label: s
         values = [{"points": points, "closed": True} for points in _polygons(mask)]
     else:
         values = [_rectangle(mask)]
-    height, width = mask.shape
+    names, image_hw = (output.from_name, output.to_name), (mask.shape[0], mask.shape[1])
     chosen = output.label_for(label)
     return [
-        {
-            "id": uuid.uuid4().hex[:10],
-            "from_name": output.from_name,
-            "to_name": output.to_name,
-            "original_width": width,
-            "original_height": height,
-            "image_rotation": 0,
-            "type": output.kind,
-            "score": score,
-            "readonly": False,
-            "value": value if chosen is None else {**value, output.kind: [chosen]},
-        }
+        label_studio_region(uuid.uuid4().hex[:10], names, output.kind, image_hw, score, value, chosen)
         for value in values
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -14,6 +13,7 @@ from mobile_sam.core.embedding import Embedding
 from mobile_sam.core.prompts import Prompt
 from mobile_sam.engines import Engine, choose_engine, make_engine
 from mobile_sam.engines.openvino import is_openvino_folder
+from mobile_sam.evaluate.machine import num_cores
 from mobile_sam.everything.config import EverythingConfig
 from mobile_sam.everything.found import Record
 from mobile_sam.serve.embedding_store import Embedded, EmbeddingStore, UnknownEmbedding, embedding_id_of
@@ -253,13 +253,6 @@ def engine_threads(settings: ServeSettings) -> int:
     if _runs_on_openvino(settings):
         return settings.num_threads * settings.workers
     return settings.num_threads or max(num_cores() // settings.workers, 1)
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _runs_on_openvino(settings: ServeSettings) -> bool:

@@ -12,6 +12,7 @@ from mobile_sam.bulk.results import PictureMasks
 from mobile_sam.bulk.sinks.base import CollectedSink
 from mobile_sam.core.brush_rle import mask_to_brush
 from mobile_sam.core.files import atomic_path
+from mobile_sam.core.label_studio import label_studio_region
 from mobile_sam.core.masks import decode_rle
 
 FROM_NAME, TO_NAME, DATA_KEY = "tag", "image", "image"
@@ -78,24 +79,11 @@ class LabelStudioSink(CollectedSink):
         yield "]}]}"
 
     def _regions(self, picture: PictureMasks) -> Iterator[dict[str, Any]]:
-        height, width = picture.size_hw
+        names = (FROM_NAME, TO_NAME)
         for index, record in enumerate(picture.records):
             if not record["area"]:
                 continue
             _, label = self.settings.category_of(record)
-            yield {
-                "id": f"{picture.item_id}-{index}",
-                "from_name": FROM_NAME,
-                "to_name": TO_NAME,
-                "original_width": width,
-                "original_height": height,
-                "image_rotation": 0,
-                "type": "brushlabels",
-                "score": record["predicted_iou"],
-                "readonly": False,
-                "value": {
-                    "format": "rle",
-                    "rle": mask_to_brush(decode_rle(record["segmentation"])),
-                    "brushlabels": [label],
-                },
-            }
+            value = {"format": "rle", "rle": mask_to_brush(decode_rle(record["segmentation"]))}
+            region_id, score = f"{picture.item_id}-{index}", record["predicted_iou"]
+            yield label_studio_region(region_id, names, "brushlabels", picture.size_hw, score, value, label)
