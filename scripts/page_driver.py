@@ -78,9 +78,19 @@ class Visit:
 
     def open(self, picture: str | Path) -> None:
         """Open a picture file and wait until it is encoded."""
-        # The page sets this anew with each change; until then it is not taken for that of the picture before.
-        self.tab.evaluate("document.documentElement.dataset.model = 'asked'")
+        self._ask_for_encoding()
         self.tab.set_input_files("#file", picture)
+        self.wait_until_encoded(Path(picture).name)
+
+    def open_by_chooser(self, picture: str | Path, key: str) -> None:
+        """Open a picture file with the file chooser that a key brings up, and wait until it is encoded."""
+        with self.tab.expect_file_chooser() as chooser:
+            # The browser's process takes "catch file choosers" and the key at once, and sends them to the page by
+            # two ways: the key may be the first to arrive. An answer of the page proves that the other is there.
+            self.tab.evaluate("0")
+            self.tab.keyboard.press(key)
+        self._ask_for_encoding()
+        chooser.value.set_files(picture)
         self.wait_until_encoded(Path(picture).name)
 
     def wait_until_encoded(self, file_name: str) -> None:
@@ -139,6 +149,10 @@ class Visit:
         """The selected object's mask: (H, W) bool."""
         rle = self.tab.evaluate("window.mobileSam.currentMask()")
         return decode_rle({"size": [rle["height"], rle["width"]], "counts": rle["counts"]})
+
+    def _ask_for_encoding(self) -> None:
+        # The page sets this anew with each change; until then it is not taken for that of the picture before.
+        self.tab.evaluate("document.documentElement.dataset.model = 'asked'")
 
     def _wait_for(self, condition: str) -> None:
         self.tab.wait_for_function(f"() => {condition}", timeout=READY_MS, polling=20)

@@ -27,10 +27,7 @@ def tab_to(visit, element_id, backwards=False):
 def test_a_file_is_opened_and_an_object_marked_and_exported(keys, cat):
     tab = keys.tab
     tab_to(keys, "open")
-    with tab.expect_file_chooser() as chooser:
-        tab.keyboard.press("Enter")
-    chooser.value.set_files(cat)
-    keys.wait_until_encoded("chelsea.png")
+    keys.open_by_chooser(cat, "Enter")
     tab_to(keys, "canvas")
     tab.keyboard.press("ArrowRight")  # the crosshair appears in the middle
     assert keys.state()["crosshair"] == {"x": 225, "y": 150}
