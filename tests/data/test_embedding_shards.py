@@ -15,11 +15,12 @@ from multiprocessing import get_context
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mobile_sam.core.files import remove_abandoned
 from mobile_sam.data.embedding_format import EmbeddingPlan, record_path, tar_path
 from mobile_sam.data.embedding_shards import EmbeddingShards, EmbeddingShardWriter, TeacherRecord
-from mobile_sam.data.picture_set import SampleError
+from mobile_sam.data.picture_set import SampleError, open_picture_set
 from mobile_sam.data.records import Problem
 
 TEACHER = TeacherRecord("vit_b", "a" * 64, "b" * 16, 64, "fp32")
@@ -78,6 +79,24 @@ def test_keys_are_told_and_others_are_missing(folder):
     with pytest.raises(SampleError, match="sa_3: no embedding in") as caught:
         shards.read("sa_3")
     assert (caught.value.key, caught.value.kind) == ("sa_3", "missing embedding")
+
+
+def test_a_picture_set_finds_embeddings_whose_keys_have_dots(tmp_path):
+    """Bulk's keys have them: "cat.1" is "cat_1" in a picture set, if that can mean nothing else."""
+    keys = ["x.y/cat.1", "dog.1", "dog_1", "a.b.c", "a_b.c", "x.y/plain", "x.y.z"]
+    shards = EmbeddingShards(write(tmp_path / "embeddings", keys=keys))
+    pictures = tmp_path / "pictures"
+    for name in ("x.y/cat.1.png", "dog.1.png", "dog_1.png", "a.b.c.png", "x.y/plain.png"):
+        (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(pictures / name)
+    found = open_picture_set(pictures)
+    assert list(found.keys) == ["a_b_c", "dog_1", "x.y/cat_1", "x.y/plain"]
+    assert os.path.basename(found.where(1)) == "dog_1.png"
+    for key, number in (("x.y/cat_1", 0), ("dog_1", 2), ("x.y/plain", 5)):
+        assert np.array_equal(shards.read(key).features, features_of(number))
+    assert "a_b_c" not in shards  # it could be two
+    assert "x_y/cat_1" not in shards  # folders keep their dots
+    assert all(np.array_equal(shards.read(key).features, features_of(number)) for number, key in enumerate(keys))
 
 
 def test_other_processes_can_read(folder):

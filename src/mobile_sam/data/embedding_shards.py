@@ -46,10 +46,13 @@ class StoredEmbedding:
 
 
 class EmbeddingShards:
-    """The embeddings in a folder that `mobile-sam distill embed` wrote, as far as they are finished and whole.
+    """The embeddings in a folder that `mobile-sam distill embed` or `mobile-sam bulk` wrote, as far as they are whole.
 
     Safe to use from several threads and to send to other processes. In memory an embedding takes some 40 bytes and its
     key; a file is open only while it is read, since shards can be more than the files that a process may open.
+
+    Sets of pictures have underscores in place of the dots of a name, `bulk` leaves the dots: "cat_1" finds the
+    embedding of "cat.1", unless there is one of "cat_1" itself or another that could be meant.
 
     Args:
         folder: with a manifest.
@@ -145,6 +148,7 @@ class EmbeddingShards:
         keys = np.array([_encoded(key) for record in records for key in record.keys])  # (N,) of bytes
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]
+        self._dotless, self._rows_of_dotless = _dotless(self._keys)
         self._shards = np.repeat(
             np.array([record.shard for record in records], np.int32), [len(record.keys) for record in records]
         )[order]
@@ -154,11 +158,10 @@ class EmbeddingShards:
         self._input_hw = np.concatenate([record.input_hw for record in records])[order]
 
     def _find(self, key: str) -> int | None:
-        encoded = _encoded(key)
-        if len(encoded) > self._keys.itemsize:
-            return None
-        row = int(np.searchsorted(self._keys, np.array(encoded, self._keys.dtype)))
-        return row if row < len(self._keys) and self._keys[row] == encoded else None
+        row = _place_in(self._keys, _encoded(key))
+        if row is None and (place := _place_in(self._dotless, _encoded(key))) is not None:
+            return int(self._rows_of_dotless[place])
+        return row
 
 
 class _Keys(Sequence[str]):
@@ -215,6 +218,28 @@ def read_finished(folder: Path, shard: int, teacher: TeacherRecord, *, verify: b
     if not is_whole:
         return Problem("damaged shard", path.name, f"its sha256 is not {record.tar_sha256}; {again} with --verify")
     return record
+
+
+def _dotless(keys: NDArray[np.bytes_]) -> tuple[NDArray[np.bytes_], NDArray[np.int64]]:
+    """Keys with dots in their last part as sets of pictures have them, sorted, and their places in `keys`."""
+    rows, renamed = [], []
+    for row in np.flatnonzero(np.char.find(keys, b".") >= 0).tolist():
+        folder, slash, name = bytes(keys[row]).rpartition(b"/")
+        if b"." in name:
+            rows.append(row)
+            renamed.append(folder + slash + name.replace(b".", b"_"))
+    if not rows:
+        return np.array([], "S1"), np.array([], np.int64)
+    found, first, counts = np.unique(np.array(renamed), return_index=True, return_counts=True)
+    return found[counts == 1], np.array(rows, np.int64)[first[counts == 1]]
+
+
+def _place_in(keys: NDArray[np.bytes_], key: bytes) -> int | None:
+    """Where a key is in a sorted array of keys."""
+    if len(key) > keys.itemsize:
+        return None
+    place = int(np.searchsorted(keys, np.array(key, keys.dtype)))
+    return place if place < len(keys) and keys[place] == key else None
 
 
 def _encoded(key: str) -> bytes:

@@ -95,9 +95,9 @@ def list_pictures_below(folder: Path) -> FilePictures:
     require_folder(folder, "folder of pictures")
     problems: list[Problem] = []
     folder = Path(os.path.abspath(folder))
-    listed = sorted((key_of(path, folder), path, size) for path, size in _walk(folder, problems))
-    sizes_bytes = np.array([size for _, _, size in listed], np.int64)
-    keys, paths = Names.of(key for key, _, _ in listed), Names.of(path for _, path, _ in listed)
+    listed = sorted((*_rank(path, folder), size) for path, size in _walk(folder, problems))
+    sizes_bytes = np.array([size for *_, size in listed], np.int64)
+    keys, paths = Names.of(key for key, *_ in listed), Names.of(path for _, _, path, _ in listed)
     return FilePictures(folder.name, keys, paths, sizes_bytes, problems)
 
 
@@ -116,14 +116,14 @@ def from_files(files: Iterable[Path]) -> FilePictures:
 def from_dataset(dataset: Dataset, folder: Path) -> FilePictures:
     """Take the pictures of annotations that were read, with their instances, by their keys within a folder."""
     folder = Path(os.path.abspath(folder))
-    listed = sorted((key_of(os.path.abspath(p.path), folder), os.path.abspath(p.path), p) for p in dataset.pictures)
+    listed = sorted((*_rank(os.path.abspath(p.path), folder), p) for p in dataset.pictures)
     return FilePictures(
         dataset.name,
-        Names.of(key for key, _, _ in listed),
-        Names.of(path for _, path, _ in listed),
-        np.array([os.path.getsize(path) for _, path, _ in listed], np.int64),
+        Names.of(key for key, *_ in listed),
+        Names.of(path for _, _, path, _ in listed),
+        np.array([os.path.getsize(path) for _, _, path, _ in listed], np.int64),
         dataset.problems,
-        Blobs.of(pickle.dumps(picture.instances, pickle.HIGHEST_PROTOCOL) for _, _, picture in listed),
+        Blobs.of(pickle.dumps(picture.instances, pickle.HIGHEST_PROTOCOL) for *_, picture in listed),
     )
 
 
@@ -135,6 +135,13 @@ def key_of(path: str, folder: Path) -> str:
     """
     parts = Path(os.path.relpath(path, folder)).with_suffix("").parts
     return "/".join([*parts[:-1], parts[-1].replace(".", "_")])
+
+
+def _rank(path: str, folder: Path) -> tuple[str, bool, str]:
+    """Order files by their keys, those first whose own name it is: of a key that comes twice the first one stays."""
+    key = key_of(path, folder)
+    is_renamed = os.path.splitext(os.path.basename(path))[0] != key.rpartition("/")[2]
+    return key, is_renamed, path
 
 
 def _walk(folder: Path, problems: list[Problem]) -> Iterator[tuple[str, int]]:
