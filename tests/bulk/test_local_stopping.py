@@ -27,7 +27,7 @@ def settings(tmp_path):
     return BulkSettings("embed", str(tmp_path))
 
 
-def wait_until(is_so, seconds: float = 15.0) -> bool:
+def wait_until(is_so, seconds: float = 60.0) -> bool:
     end = time.monotonic() + seconds
     while not is_so() and time.monotonic() < end:
         time.sleep(0.02)

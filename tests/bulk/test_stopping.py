@@ -3,11 +3,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 
-from mobile_sam.bulk.stopping import ONE_SIGNAL_S, Stop
+from mobile_sam.bulk import stopping
+from mobile_sam.bulk.stopping import Stop
 
 unix_only = pytest.mark.skipif(os.name == "nt", reason="os.kill ends processes there")
 
@@ -24,15 +25,16 @@ def test_nothing_is_asked_at_first():
 
 @unix_only
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_and_the_second_interrupts(number):
-    stop, calls = Stop(), []
+def test_the_first_signal_asks_and_the_second_interrupts(number, monkeypatch):
+    stop, calls, clock = Stop(), [], SimpleNamespace(now=7.0)
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: clock.now))
     with stop.listening(lambda: calls.append("asked")):
         os.kill(os.getpid(), number)
         assert stop.is_asked
         assert not stop.is_urgent
         os.kill(os.getpid(), number)  # the same one, sent to the process and to its group
         assert not stop.is_urgent
-        time.sleep(2 * ONE_SIGNAL_S)
+        clock.now += 2 * stopping.ONE_SIGNAL_S
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert stop.is_urgent

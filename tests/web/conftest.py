@@ -21,7 +21,7 @@ from mobile_sam.serve.static_site import HEADERS_FILE, write_static_site
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.append(str(ROOT / "scripts"))
-from page_driver import Visit, launched, running  # noqa: E402
+from page_driver import READY_MS, Visit, launched, running  # noqa: E402
 
 SUB_PATH = "some/where"
 PERMISSIONS = ["clipboard-read", "clipboard-write"]
@@ -108,6 +108,7 @@ def new_visit(browser: Browser, site_url: str) -> Iterator[NewVisit]:
 
     def make(url: str = site_url, *, waits: bool = True, **options: object) -> Visit:
         context = browser.new_context(**{"viewport": DESKTOP, "permissions": PERMISSIONS, **options})
+        context.set_default_timeout(READY_MS)
         contexts.append(context)
         visit = Visit(context.new_page())
         visit.watch = Watch(context, url)

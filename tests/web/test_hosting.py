@@ -18,7 +18,7 @@ def hosted(request, new_visit, site_url, plain_url):
     """The page in a fresh profile, and where."""
     url = {"headers": site_url, "plain": plain_url}[request.param]
     visit = new_visit(url)
-    visit.tab.wait_for_function(HAS_THREADS, timeout=20_000)  # a host without headers: after it reloaded itself once
+    visit.tab.wait_for_function(HAS_THREADS)  # a host without headers: after it reloaded itself once
     visit.wait_until_ready()
     return visit, url
 
@@ -49,7 +49,7 @@ def test_the_page_can_be_installed(hosted):
     assert {"192x192", "512x512"} <= sizes
     for icon in manifest["icons"]:
         assert visit.tab.request.get(url + icon["src"]).ok
-    visit.tab.wait_for_function("() => navigator.serviceWorker.controller !== null", timeout=20_000)
+    visit.tab.wait_for_function("() => navigator.serviceWorker.controller !== null")
 
 
 def test_a_second_visit_works_offline(hosted, tiny):

@@ -129,7 +129,7 @@ def test_several_objects_have_names_and_masks_of_their_own(visit):
 
 def test_the_mask_under_the_pointer_is_shown(visit):
     visit.tab.mouse.move(*visit.at(*CAT_XY))
-    visit.tab.wait_for_function("() => window.mobileSam.state().hasHover", timeout=10_000)
+    visit.tab.wait_for_function("() => window.mobileSam.state().hasHover")
     assert visit.state()["objects"] == []
 
 

@@ -33,12 +33,12 @@ def server_url(free_port, tmp_path_factory):
         sleep(0.1)
     yield url
     process.terminate()
-    process.wait(timeout=30)
+    process.wait(timeout=60)
 
 
 def _is_ready(url):
     try:
-        with urllib.request.urlopen(f"{url}readyz", timeout=2) as answer:
+        with urllib.request.urlopen(f"{url}readyz", timeout=10) as answer:
             return answer.status == 200
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
@@ -54,7 +54,7 @@ def served(new_visit, server_url):
     visit.tab.click("#this-server")
     visit.tab.fill("#server-token", TOKEN)
     visit.tab.click("#settings-form [type=submit]")
-    visit.tab.wait_for_function("() => window.mobileSam.state().runtime?.where === 'server'", timeout=20_000)
+    visit.tab.wait_for_function("() => window.mobileSam.state().runtime?.where === 'server'")
     return visit
 
 
@@ -104,7 +104,7 @@ def test_a_wrong_token_is_said_to_be_wrong(new_visit, server_url):
     visit.tab.click("#this-server")
     visit.tab.fill("#server-token", "guess")
     visit.tab.click("#settings-form [type=submit]")
-    visit.tab.wait_for_selector("html[data-model=failed]", timeout=20_000)
+    visit.tab.wait_for_selector("html[data-model=failed]")
     assert "token" in visit.tab.inner_text("#status").lower()
     assert visit.tab.is_visible("#retry")
 

@@ -43,7 +43,7 @@ def encoded(path):
 
 def size_when_open(visit, name):
     """Width and height, once a picture of that name is open."""
-    visit.tab.wait_for_function(f"() => window.mobileSam.state().picture?.name === {name!r}", timeout=10_000)
+    visit.tab.wait_for_function(f"() => window.mobileSam.state().picture?.name === {name!r}")
     picture = visit.state()["picture"]
     return picture["width"], picture["height"]
 
@@ -66,7 +66,7 @@ def test_a_picture_can_be_pasted(empty, how, tmp_path):
         empty.tab.keyboard.press("Control+V")
     else:
         empty.tab.click("#paste")
-    empty.tab.wait_for_function(f"() => window.mobileSam.state().picture?.width === {width}", timeout=10_000)
+    empty.tab.wait_for_function(f"() => window.mobileSam.state().picture?.width === {width}")
 
 
 def test_an_example_can_be_opened(empty):
