@@ -197,18 +197,16 @@ def test_stopped_in_a_batch_what_was_done_is_told_and_the_rest_is_not(make_worke
 
 
 def test_stopping_ends_a_wait_for_batches(make_worker, box_batches):
-    release, told = threading.Event(), Told()
+    release, told, waited = threading.Event(), Told(), []
 
     def waiting():
         yield from box_batches(2, 2)
-        release.wait(20)
+        waited.append(release.wait(60))
 
-    worker = make_worker("boxes", "coco")
-    started_s = time.monotonic()
-    worker.run(waiting(), told, lambda: bool(told.ended))
+    make_worker("boxes", "coco").run(waiting(), told, lambda: bool(told.ended))
     assert told.done == [1, 2]
+    assert waited == []  # it still waits
     release.set()
-    assert time.monotonic() - started_s < 10
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES])
@@ -239,10 +237,8 @@ def test_an_error_of_whoever_is_told_ends_all_threads(make_worker, box_batches, 
     def tell(report):
         raise error
 
-    started_s = time.monotonic()
     with pytest.raises(type(error)):
         make_worker("boxes", "coco").run(box_batches(40, 2), tell)
-    assert time.monotonic() - started_s < 10
 
 
 def test_an_error_of_the_batches_comes_out_and_what_was_done_before_is_told(make_worker, box_batches):

@@ -1,6 +1,5 @@
 """Many masks as one map of labels."""
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -57,7 +56,7 @@ def test_no_masks_and_empty_masks_own_nothing_and_still_count():
     assert_array_equal(label_map([np.zeros((1, 1), bool), np.ones((1, 1), bool)], (1, 1)), [[2]])
 
 
-def test_many_codes_of_a_large_picture_take_neither_long_nor_a_stack():
+def test_many_codes_of_a_large_picture_take_no_stack():
     image_hw = (2000, 3000)
 
     def codes():
@@ -68,14 +67,11 @@ def test_many_codes_of_a_large_picture_take_neither_long_nor_a_stack():
 
     rles = list(codes())
     tracemalloc.start()
-    start_s = time.perf_counter()
     labels = label_map(iter(rles), image_hw)
-    wall_s = time.perf_counter() - start_s
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert labels.max() == 200
     assert peak_bytes < labels.nbytes + 2_000_000  # one mask of the picture's size would be 6,000,000
-    assert wall_s < 1.5  # about 0.03 on two cores
 
 
 @pytest.mark.parametrize(

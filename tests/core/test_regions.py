@@ -1,7 +1,5 @@
 """Small regions of masks, and ragged edges."""
 
-import time
-
 import cv2
 import numpy as np
 import pytest
@@ -108,14 +106,21 @@ def test_a_picture_without_pixels_has_no_regions():
     assert smooth_mask(np.zeros((0, 4), bool), 1).shape == (0, 4)
 
 
-def test_a_small_mask_in_a_large_picture_is_quick():
-    mask = np.zeros((4000, 6000), bool)
+def test_of_a_large_picture_only_the_part_with_the_mask_is_looked_at(monkeypatch):
+    mask, seen = np.zeros((4000, 6000), bool), []
+    for name in ("connectedComponentsWithStats", "GaussianBlur"):
+        used = getattr(cv2, name)
+        monkeypatch.setattr(
+            cv2,
+            name,
+            lambda window, *more, used=used, **named: (seen.append(window.shape), used(window, *more, **named))[1],
+        )
     mask[1000:1300, 2000:2300] = np.random.default_rng(0).random((300, 300)) > 0.4
-    start_s = time.perf_counter()
     for kind in ("holes", "islands"):
         remove_small_regions(mask, 20, kind)
     smooth_mask(mask, 3)
-    assert time.perf_counter() - start_s < 2  # about 0.1 on two cores; three full frames take several times that
+    assert len(seen) == 3
+    assert np.max(seen) <= 304
 
 
 @given(st.integers(1, 12), st.integers(0, 12), st.sampled_from([0.3, 1, 2.5, 7]), st.booleans(), st.booleans())

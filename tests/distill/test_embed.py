@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
@@ -316,10 +315,8 @@ def test_pace_and_time_left_are_told_for_each_shard(run):
 def test_a_reader_that_dies_is_said(run, source, tmp_path, monkeypatch):
     pictures = open_picture_set(source)
     monkeypatch.setattr(type(pictures), "read", lambda self, index: os._exit(9))
-    started = time.monotonic()
     with pytest.raises(OSError, match="a process that reads pictures has died"):
         run("out", pictures=pictures, num_workers=1)
-    assert time.monotonic() - started < 60
     assert os.listdir(tmp_path / "out") == ["manifest.json"]
 
 
