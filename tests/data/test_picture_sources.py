@@ -65,7 +65,7 @@ def test_links_in_a_circle_end(put_files, tmp_path):
     (tmp_path / "linked").symlink_to(tmp_path / "x" / "y", target_is_directory=True)
     pictures = open_picture_set(tmp_path)
     assert len(pictures) == 2
-    assert set(kinds_of(pictures)) == {"repeated folder"}
+    assert set(kinds_of(pictures)) == {"repeated folder", "missing picture"}
 
 
 def test_sa1b_as_unpacked_gives_its_objects_and_a_picture_without_them_is_named(tmp_path, make_jpeg, make_json):

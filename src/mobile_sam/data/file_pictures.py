@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobile_sam.data.compact import Blobs, Names
-from mobile_sam.data.folders import PICTURE_SUFFIXES, require_folder
+from mobile_sam.data.folders import require_folder
 from mobile_sam.data.picture_set import SampleError, other_size_error
+from mobile_sam.data.picture_walk import walk_pictures
 from mobile_sam.data.records import Dataset, Instance, Problem
 from mobile_sam.data.sa1b import read_sample_annotations
 from mobile_sam.data.stored_pictures import StoredPictures, read_span
@@ -95,9 +96,9 @@ def list_pictures_below(folder: Path) -> FilePictures:
     require_folder(folder, "folder of pictures")
     problems: list[Problem] = []
     folder = Path(os.path.abspath(folder))
-    listed = sorted((*_rank(path, folder), size) for path, size in _walk(folder, problems))
-    sizes_bytes = np.array([size for *_, size in listed], np.int64)
-    keys, paths = Names.of(key for key, *_ in listed), Names.of(path for _, _, path, _ in listed)
+    listed = sorted(_rank(found.path, folder) for found in walk_pictures(str(folder), problems.append))
+    sizes_bytes = np.array([os.path.getsize(path) for _, _, path in listed], np.int64)
+    keys, paths = Names.of(key for key, _, _ in listed), Names.of(path for _, _, path in listed)
     return FilePictures(folder.name, keys, paths, sizes_bytes, problems)
 
 
@@ -142,38 +143,3 @@ def _rank(path: str, folder: Path) -> tuple[str, bool, str]:
     key = key_of(path, folder)
     is_renamed = os.path.splitext(os.path.basename(path))[0] != key.rpartition("/")[2]
     return key, is_renamed, path
-
-
-def _walk(folder: Path, problems: list[Problem]) -> Iterator[tuple[str, int]]:
-    """Paths of pictures and sizes of their files in bytes."""
-    seen = {os.path.realpath(folder): str(folder)}
-    waiting = [str(folder)]
-    while waiting:
-        here = waiting.pop()
-        below: list[str] = []
-        try:
-            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
-        except OSError as error:
-            problems.append(Problem("unreadable folder", here, f"cannot be listed: {error}"))
-            continue
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is(entry.is_dir):
-                real = os.path.realpath(entry.path)
-                if real in seen:
-                    message = f"is {seen[real]}, which came before"
-                    problems.append(Problem("repeated folder", entry.path, message, is_left_out=False))
-                else:
-                    seen[real] = entry.path
-                    below.append(entry.path)
-            elif entry.name.lower().endswith(PICTURE_SUFFIXES) and _is(entry.is_file):
-                yield entry.path, entry.stat().st_size
-        waiting += reversed(below)
-
-
-def _is(ask: Callable[[], bool]) -> bool:
-    try:
-        return ask()
-    except OSError:  # a link to itself
-        return False
