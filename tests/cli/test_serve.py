@@ -15,7 +15,7 @@ from mobile_sam.cli import main
 from mobile_sam.serve.settings import ServeSettings
 
 RUN = "from mobile_sam.cli.main import run; run()"
-PATIENCE_S = 30
+PATIENCE_S = 60
 SECOND_SIGNAL = 130
 
 

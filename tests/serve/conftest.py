@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-PATIENCE_S = 20  # after which a test that waits for another thread fails
+PATIENCE_S = 60  # after which a test that waits for another thread fails
 
 
 class Gate:

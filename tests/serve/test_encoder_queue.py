@@ -12,7 +12,7 @@ from mobile_sam.serve.metrics import ServeMetrics
 from mobile_sam.serve.settings import MIB, ServeSettings
 from mobile_sam.serve.work_queue import QueueFull
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 class Encoding:

@@ -11,7 +11,7 @@ from mobile_sam.serve.everything_queue import EverythingQueue
 from mobile_sam.serve.metrics import ServeMetrics
 from mobile_sam.serve.work_queue import QueueFull, ServiceClosed
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 CONFIG = EverythingConfig(points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.0)
 
 

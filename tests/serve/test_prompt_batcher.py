@@ -11,7 +11,7 @@ from mobile_sam.serve.metrics import ServeMetrics
 from mobile_sam.serve.prompt_batcher import PromptBatcher
 from mobile_sam.serve.work_queue import QueueFull, ServiceClosed
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 CLICK, CLICKS = Prompt.of([[30, 20]]), Prompt.of([[30, 20], [5, 5]], [1, 0])
 BOX = Prompt.of(box=[10, 5, 50, 40])
 

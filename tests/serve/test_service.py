@@ -15,7 +15,7 @@ from mobile_sam.serve import service as service_module
 from mobile_sam.serve.service import QueueFull, SegmentService, ServiceClosed, UnknownEmbedding, engine_threads
 from mobile_sam.serve.settings import MIN_CACHE_BYTES, ServeSettings
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 CLICK = Prompt.of([[30, 20]])
 
 

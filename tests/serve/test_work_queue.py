@@ -5,7 +5,7 @@ import pytest
 
 from mobile_sam.serve.work_queue import Job, Promise, QueueFull, ServiceClosed, WorkQueue
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 class Errand(Job):

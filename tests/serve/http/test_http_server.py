@@ -14,7 +14,7 @@ from mobile_sam.serve.http_server import StallGuard, listen, url_of
 from mobile_sam.serve.service import SegmentService
 from mobile_sam.serve.settings import ServeSettings
 
-PATIENCE_S = 10  # after which a test fails that waits for what should happen
+PATIENCE_S = 60  # after which a test fails that waits for what should happen
 
 
 @pytest.fixture
