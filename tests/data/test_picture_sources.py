@@ -68,6 +68,20 @@ def test_links_in_a_circle_end(put_files, tmp_path):
     assert set(kinds_of(pictures)) == {"repeated folder", "missing picture"}
 
 
+def test_a_picture_that_goes_while_the_folder_is_listed_costs_itself(put_files, tmp_path, monkeypatch):
+    put_files("a.jpg", "b.jpg", "c.jpg")
+
+    def size_unless_gone(path, getsize=os.path.getsize):
+        if str(path).endswith("b.jpg"):
+            raise FileNotFoundError(2, "No such file or directory")
+        return getsize(path)
+
+    monkeypatch.setattr(os.path, "getsize", size_unless_gone)
+    pictures = open_picture_set(tmp_path)
+    assert list(pictures.keys) == ["a", "c"]
+    assert kinds_of(pictures) == ["missing picture"]
+
+
 def test_sa1b_as_unpacked_gives_its_objects_and_a_picture_without_them_is_named(tmp_path, make_jpeg, make_json):
     for number in (1, 2):
         (tmp_path / f"sa_{number}.jpg").write_bytes(make_jpeg(number))

@@ -96,9 +96,15 @@ def list_pictures_below(folder: Path) -> FilePictures:
     require_folder(folder, "folder of pictures")
     problems: list[Problem] = []
     folder = Path(os.path.abspath(folder))
-    listed = sorted(_rank(found.path, folder) for found in walk_pictures(str(folder), problems.append))
-    sizes_bytes = np.array([os.path.getsize(path) for _, _, path in listed], np.int64)
-    keys, paths = Names.of(key for key, _, _ in listed), Names.of(path for _, _, path in listed)
+    listed: list[tuple[str, bool, str, int]] = []
+    for found in walk_pictures(str(folder), problems.append):
+        try:
+            listed.append((*_rank(found.path, folder), os.path.getsize(found.path)))
+        except OSError as error:
+            problems.append(Problem("missing picture", found.path, f"was there a moment ago: {error}"))
+    listed.sort()
+    sizes_bytes = np.array([size for *_, size in listed], np.int64)
+    keys, paths = Names.of(key for key, *_ in listed), Names.of(path for _, _, path, _ in listed)
     return FilePictures(folder.name, keys, paths, sizes_bytes, problems)
 
 
