@@ -24,7 +24,7 @@ def train(
         ),
     ] = None,
     embeddings: Annotated[
-        str | None, typer.Option(help="Folder that `distill embed` wrote. [default: the recipe's]")
+        str | None, typer.Option(help="Folder that `distill embed` or `bulk` wrote. [default: the recipe's]")
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Checkpoint of the teacher, to run it in the loop. [default: the recipe's]")
