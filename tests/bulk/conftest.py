@@ -1,6 +1,7 @@
 """Engines, and pictures as a run hands them to its workers."""
 
 import importlib
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,19 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module of fake workers, which processes that are spawned find by its name."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))  # they get the same path
     return importlib.import_module("fake_workers")
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[[Callable[[], bool]], bool]:
+    """Wait until something is so, for a minute at most; tell whether it is."""
+
+    def wait(is_so: Callable[[], bool]) -> bool:
+        ends_s = time.monotonic() + 60
+        while not is_so() and time.monotonic() < ends_s:
+            time.sleep(0.02)
+        return is_so()
+
+    return wait
 
 
 @pytest.fixture(scope="session")

@@ -27,13 +27,6 @@ def settings(tmp_path):
     return BulkSettings("embed", str(tmp_path))
 
 
-def wait_until(is_so, seconds: float = 60.0) -> bool:
-    end = time.monotonic() + seconds
-    while not is_so() and time.monotonic() < end:
-        time.sleep(0.02)
-    return bool(is_so())
-
-
 def test_asked_to_stop_it_finishes_what_is_in_flight_and_begins_nothing(fakes, settings, tmp_path):
     stop, reports = Stop(), []
     for report in LocalExecutor(settings, 2, fakes.make_steady).run(fakes.batches_of(fakes.keys(400), 10), stop):
@@ -46,7 +39,7 @@ def test_asked_to_stop_it_finishes_what_is_in_flight_and_begins_nothing(fakes, s
     assert not any(map(fakes.is_running, fakes.pids(tmp_path)))
 
 
-def test_asked_to_stop_it_does_not_wait_for_workers_that_are_being_made(fakes, settings, tmp_path):
+def test_asked_to_stop_it_does_not_wait_for_workers_that_are_being_made(fakes, settings, tmp_path, wait_until):
     stop = Stop()
 
     def ask_when_both_are() -> None:
@@ -113,7 +106,7 @@ def take_signals() -> None:
 
 
 @pytest.fixture
-def program(request, fakes, tmp_path):
+def program(request, fakes, tmp_path, wait_until):
     """A run in a program of its own, whose two workers are at their second items, which they never end."""
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
@@ -158,8 +151,10 @@ def test_a_program_that_fails_does_not_wait_for_its_workers(program, fakes, tmp_
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
-def test_when_the_parent_is_killed_its_workers_end_also_while_they_compute(program, fakes, tmp_path, number):
+def test_when_the_parent_is_killed_its_workers_end_also_while_they_compute(
+    program, fakes, tmp_path, number, wait_until
+):
     program.send_signal(number)
     program.wait(timeout=60)
     assert len(fakes.pids(tmp_path)) == 2
-    assert wait_until(lambda: not any(map(fakes.is_running, fakes.pids(tmp_path))), 60)
+    assert wait_until(lambda: not any(map(fakes.is_running, fakes.pids(tmp_path))))

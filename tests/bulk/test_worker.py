@@ -25,13 +25,10 @@ BOX = json.dumps({"boxes": [[8, 8, 30, 30]], "scores": [None], "category_ids": [
 
 
 @pytest.fixture(autouse=True)
-def no_thread_stays():
+def no_thread_stays(wait_until):
     """Whatever a test does, no thread of the worker is left."""
     yield
-    deadline_s = time.monotonic() + 60
-    while any(thread.name.startswith("bulk-") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline_s, threading.enumerate()
-        time.sleep(0.01)
+    assert wait_until(lambda: not any(thread.name.startswith("bulk-") for thread in threading.enumerate()))
 
 
 @pytest.fixture
@@ -251,14 +248,7 @@ def test_an_error_of_the_batches_comes_out_and_what_was_done_before_is_told(make
         make_worker("boxes", "coco").run(broken(), Told())
 
 
-def wait_until_as_long(found, length):
-    deadline_s = time.monotonic() + 60
-    while len(found) < length:
-        assert time.monotonic() < deadline_s, found
-        time.sleep(0.01)
-
-
-def test_as_much_is_read_ahead_as_is_allowed(make_pictures, make_batches):
+def test_as_much_is_read_ahead_as_is_allowed(make_pictures, make_batches, wait_until):
     release, begun = threading.Event(), []
 
     def load(item):
@@ -267,14 +257,14 @@ def test_as_much_is_read_ahead_as_is_allowed(make_pictures, make_batches):
 
     batches = make_batches(make_pictures(12), 3)
     with ReadAhead(batches, load, num_readers=1, num_ahead=5) as by_count:
-        wait_until_as_long(begun, 5)
+        assert wait_until(lambda: len(begun) >= 5)
         time.sleep(0.3)  # in which no more may be
         assert begun == [1, 2, 3, 4, 5]
         entries = by_count.entries(release.is_set)
         assert next(entries).item.id == 1
     begun.clear()
     with ReadAhead(batches, load, num_readers=1, num_ahead=5, max_bytes=600) as by_bytes:
-        wait_until_as_long(begun, 2)
+        assert wait_until(lambda: len(begun) >= 2)
         time.sleep(0.3)
         assert 2 <= len(begun) <= 5  # those begun before the first had a size are let go on
         taken = [entry.item.id for entry in by_bytes.entries(release.is_set) if entry.item]

@@ -55,15 +55,14 @@ class Stop:
             return
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self.is_asked and time.monotonic() - self._signalled_s > ONE_SIGNAL_S:
+            if not self.is_asked:
+                self._signalled_s = time.monotonic()
+                self.ask()
+                if on_ask is not None:
+                    on_ask()
+            elif time.monotonic() - self._signalled_s > ONE_SIGNAL_S:
                 self._urgent.set()
                 raise KeyboardInterrupt
-            if self.is_asked:
-                return
-            self._signalled_s = time.monotonic()
-            self.ask()
-            if on_ask is not None:
-                on_ask()
 
         before = {}
         try:

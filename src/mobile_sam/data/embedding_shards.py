@@ -22,7 +22,7 @@ from mobile_sam.data.embedding_format import (
 )
 from mobile_sam.data.embedding_writer import EmbeddingShardWriter
 from mobile_sam.data.folders import require_folder
-from mobile_sam.data.picture_set import SampleError
+from mobile_sam.data.picture_set import SampleError, without_dots
 from mobile_sam.data.records import Problem
 
 __all__ = ["EmbeddingShardWriter", "EmbeddingShards", "StoredEmbedding", "TeacherRecord", "read_finished"]
@@ -180,10 +180,10 @@ class _Keys(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
             return _Keys(self._encoded[index])
-        return bytes(self._encoded[index]).decode("utf-8", "surrogateescape")
+        return _decoded(self._encoded[index])
 
     def __iter__(self) -> Iterator[str]:
-        return (bytes(key).decode("utf-8", "surrogateescape") for key in self._encoded)
+        return map(_decoded, self._encoded)
 
 
 def read_finished(folder: Path, shard: int, teacher: TeacherRecord, *, verify: bool = False) -> ShardRecord | Problem:
@@ -224,10 +224,10 @@ def _dotless(keys: NDArray[np.bytes_]) -> tuple[NDArray[np.bytes_], NDArray[np.i
     """Keys with dots in their last part as sets of pictures have them, sorted, and their places in `keys`."""
     rows, renamed = [], []
     for row in np.flatnonzero(np.char.find(keys, b".") >= 0).tolist():
-        folder, slash, name = bytes(keys[row]).rpartition(b"/")
-        if b"." in name:
+        key = _decoded(keys[row])
+        if without_dots(key) != key:
             rows.append(row)
-            renamed.append(folder + slash + name.replace(b".", b"_"))
+            renamed.append(_encoded(without_dots(key)))
     if not rows:
         return np.array([], "S1"), np.array([], np.int64)
     found, first, counts = np.unique(np.array(renamed), return_index=True, return_counts=True)
@@ -244,6 +244,10 @@ def _place_in(keys: NDArray[np.bytes_], key: bytes) -> int | None:
 
 def _encoded(key: str) -> bytes:
     return key.encode("utf-8", "surrogateescape")
+
+
+def _decoded(key: bytes) -> str:
+    return bytes(key).decode("utf-8", "surrogateescape")
 
 
 def _read_all(readinto: Callable[[memoryview], int | None], array: NDArray[np.float16]) -> int:

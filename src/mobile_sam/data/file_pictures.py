@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mobile_sam.data.compact import Blobs, Names
 from mobile_sam.data.folders import require_folder
-from mobile_sam.data.picture_set import SampleError, other_size_error
+from mobile_sam.data.picture_set import SampleError, other_size_error, without_dots
 from mobile_sam.data.picture_walk import walk_pictures
 from mobile_sam.data.records import Dataset, Instance, Problem
 from mobile_sam.data.sa1b import read_sample_annotations
@@ -140,12 +140,9 @@ def key_of(path: str, folder: Path) -> str:
     >>> key_of("/data/2024.05/cat.1.jpg", Path("/data"))
     '2024.05/cat_1'
     """
-    parts = Path(os.path.relpath(path, folder)).with_suffix("").parts
-    return "/".join([*parts[:-1], parts[-1].replace(".", "_")])
+    return without_dots(Path(os.path.relpath(path, folder)).with_suffix("").as_posix())
 
 
 def _rank(path: str, folder: Path) -> tuple[str, bool, str]:
     """Order files by their keys, those first whose own name it is: of a key that comes twice the first one stays."""
-    key = key_of(path, folder)
-    is_renamed = os.path.splitext(os.path.basename(path))[0] != key.rpartition("/")[2]
-    return key, is_renamed, path
+    return key_of(path, folder), "." in Path(path).stem, path

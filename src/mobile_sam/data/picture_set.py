@@ -13,6 +13,16 @@ from numpy.typing import NDArray
 from mobile_sam.data.records import Instance, Problem
 
 
+def without_dots(key: str) -> str:
+    """Replace the dots of a picture's own name, where webdataset would end its key; folders keep theirs.
+
+    >>> without_dots("2024.05/cat.1")
+    '2024.05/cat_1'
+    """
+    folder, slash, name = key.rpartition("/")
+    return folder + slash + name.replace(".", "_")
+
+
 class SampleError(ValueError):
     """One picture of a set cannot be used.
 

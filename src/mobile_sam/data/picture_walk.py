@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from mobile_sam.data.folders import PICTURE_SUFFIXES
-from mobile_sam.data.records import Problem
+from mobile_sam.data.records import OnProblem, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class _Entries:
     num_tars: int = 0
 
 
-def walk_pictures(top: str, on_problem: Callable[[Problem], None]) -> Iterator[FoundPicture]:
+def walk_pictures(top: str, on_problem: OnProblem) -> Iterator[FoundPicture]:
     """List the pictures of a folder and its sub-folders, by name, those of a folder before those of its sub-folders.
 
     Hidden entries are passed over. The system is asked about nothing but folders and links. A folder that is reached
@@ -56,7 +56,7 @@ def walk_pictures(top: str, on_problem: Callable[[Problem], None]) -> Iterator[F
         try:
             found = _scan(folder)
         except OSError as error:
-            on_problem(Problem("unreadable folder", folder, f"cannot be listed: {error}"))
+            on_problem(unreadable_folder(folder, error))
             continue
         _tell(found, folder, on_problem)
         for picture in found.pictures:
@@ -73,6 +73,17 @@ def walk_pictures(top: str, on_problem: Callable[[Problem], None]) -> Iterator[F
                 seen[sub_real] = path
                 below.append((path, sub_real, f"{name}{sub}/"))
         waiting += reversed(below)
+
+
+def unreadable_folder(where: str, error: OSError) -> Problem:
+    """Say that a folder, here or at a URL, cannot be listed."""
+    return Problem("unreadable folder", where, f"cannot be listed: {error}")
+
+
+def tars_among_pictures(where: str, num_tars: int) -> Problem:
+    """Say that tars in a folder of pictures, here or at a URL, were passed over."""
+    message = f"its {num_tars} tar files were passed over; name the folder of the tars itself, or the tars"
+    return Problem("tars among pictures", where, message)
 
 
 def is_file(entry: os.DirEntry[str]) -> bool:
@@ -120,9 +131,8 @@ def _scan(folder: str) -> _Entries:
     return found
 
 
-def _tell(found: _Entries, folder: str, on_problem: Callable[[Problem], None]) -> None:
+def _tell(found: _Entries, folder: str, on_problem: OnProblem) -> None:
     for name in found.broken:
         on_problem(Problem("missing picture", os.path.join(folder, name), "is a link that leads to no file"))
     if found.num_tars:
-        message = f"its {found.num_tars} tar files were passed over; name the folder of the tars itself, or the tars"
-        on_problem(Problem("tars among pictures", folder, message))
+        on_problem(tars_among_pictures(folder, found.num_tars))

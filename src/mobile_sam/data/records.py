@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,10 @@ class Problem:
     message: str
     is_left_out: bool = True
     num_objects: int = 0
+
+
+OnProblem = Callable[[Problem], None]
+"""Who is told of problems as they are found."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from typing import Any
 
 from mobile_sam.bulk.items import Listed, Place
 from mobile_sam.bulk.sources.naming import listed
-from mobile_sam.bulk.sources.parts import Named, OnProblem, Part
+from mobile_sam.bulk.sources.parts import Named, Part
 from mobile_sam.bulk.sources.remote import cat_remote, filesystem_of, joined_url, reaching
 from mobile_sam.bulk.sources.retrying import retried
 from mobile_sam.data.json_values import ItemRejectedError, shortened, to_id
+from mobile_sam.data.records import OnProblem
 from mobile_sam.data.sources import folder_of_pictures
 
 _MAX_ID = 2**63 - 1  # that a database takes

@@ -9,9 +9,10 @@ from pathlib import Path
 from mobile_sam.bulk.items import Listed, Place
 from mobile_sam.bulk.sources import tars
 from mobile_sam.bulk.sources.naming import listed
-from mobile_sam.bulk.sources.parts import Named, OnProblem, Part, joined
+from mobile_sam.bulk.sources.parts import Named, Part, joined
 from mobile_sam.data.folders import PICTURE_SUFFIXES, require_folder
 from mobile_sam.data.picture_walk import is_file, walk_pictures
+from mobile_sam.data.records import OnProblem
 
 
 def takes(named: Named) -> bool:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from mobile_sam.bulk.items import Listed
 from mobile_sam.data.picture_sources import is_url
-from mobile_sam.data.records import Problem
-
-OnProblem = Callable[[Problem], None]
+from mobile_sam.data.records import OnProblem, Problem
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from mobile_sam.bulk.items import Listed, Place
 from mobile_sam.bulk.sources.naming import listed
-from mobile_sam.bulk.sources.parts import Named, OnProblem, Part
+from mobile_sam.bulk.sources.parts import Named, Part
 from mobile_sam.data.folders import PICTURE_SUFFIXES
+from mobile_sam.data.records import OnProblem
 
 
 def takes(named: Named) -> bool:

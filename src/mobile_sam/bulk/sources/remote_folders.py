@@ -9,11 +9,12 @@ from urllib.parse import unquote
 from mobile_sam.bulk.items import Listed, Place
 from mobile_sam.bulk.sources import tars
 from mobile_sam.bulk.sources.naming import listed
-from mobile_sam.bulk.sources.parts import Named, OnProblem, Part, joined
+from mobile_sam.bulk.sources.parts import Named, Part, joined
 from mobile_sam.bulk.sources.remote import filesystem_of, reaching, url_of
 from mobile_sam.bulk.sources.retrying import retried
 from mobile_sam.data.folders import PICTURE_SUFFIXES
-from mobile_sam.data.records import Problem
+from mobile_sam.data.picture_walk import tars_among_pictures, unreadable_folder
+from mobile_sam.data.records import OnProblem
 
 Found = tuple[dict[str, str], dict[str, str]]
 """Paths of the files and of the folders in a folder, by their names in it, sorted."""
@@ -60,12 +61,11 @@ def _walk(top: Named, on_problem: OnProblem, first: Found) -> Iterator[Listed]:
             files, folders = found or _list(filesystem, here, top.path)
             found = None
         except OSError as error:
-            on_problem(Problem("unreadable folder", url_of(here, filesystem, top.path), f"cannot be listed: {error}"))
+            on_problem(unreadable_folder(url_of(here, filesystem, top.path), error))
             continue
         num_tars = sum(map(_is_tar, files))
         if num_tars:
-            message = f"its {num_tars} tar files were passed over; name the folder of the tars itself, or the tars"
-            on_problem(Problem("tars among pictures", url_of(here, filesystem, top.path), message))
+            on_problem(tars_among_pictures(url_of(here, filesystem, top.path), num_tars))
         for file, file_path in files.items():
             if file.lower().endswith(PICTURE_SUFFIXES):
                 url = url_of(file_path, filesystem, top.path)

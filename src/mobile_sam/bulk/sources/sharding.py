@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from mobile_sam.bulk.items import Listed
-from mobile_sam.bulk.sources.parts import OnProblem, Part
+from mobile_sam.bulk.sources.parts import Part
+from mobile_sam.data.records import OnProblem
 
 
 def list_shard(parts: Iterator[Part], shard: tuple[int, int], on_problem: OnProblem) -> Iterator[Listed]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from mobile_sam.bulk.items import Listed, Place
 from mobile_sam.bulk.sources.naming import listed
-from mobile_sam.bulk.sources.parts import Named, OnProblem, Part, file_part
+from mobile_sam.bulk.sources.parts import Named, Part, file_part
 from mobile_sam.bulk.sources.remote import open_remote, reaching
 from mobile_sam.bulk.sources.retrying import retried
 from mobile_sam.data.folders import PICTURE_SUFFIXES
-from mobile_sam.data.records import Problem
+from mobile_sam.data.records import OnProblem, Problem
 from mobile_sam.data.tar_index import index_tar
 from mobile_sam.data.tar_members import COMPRESSED, TarDamageError, split_member_name, tar_members
 
